@@ -1,0 +1,126 @@
+"""Replies and verdicts by content, in one SQLite file that processes share safely."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kardiabench.contracts import ChatModel
+from kardiabench.errors import ConfigError
+from kardiabench.fingerprints import digest
+from kardiabench.records import ChatRequest, Completion, Verdict
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID"
+
+
+def default_path() -> Path:
+    """`$KARDIABENCH_CACHE`, else `kardiabench/cache-v1.sqlite` in the user's cache folder."""
+    own = os.environ.get("KARDIABENCH_CACHE")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "kardiabench" / "cache-v1.sqlite"
+
+
+def request_key(model: ChatModel, request: ChatRequest) -> str:
+    """A digest of everything that decides the completion: model, endpoint, decoding, messages."""
+    return "r:" + digest(
+        [
+            dict(model.identity),
+            [[message.role, message.content] for message in request.messages],
+            request.sample,
+            request.json_schema,
+        ],
+        length=32,
+    )
+
+
+class Cache:
+    """A key-value store of completions and verdicts that succeeded.
+
+    Failures and truncated replies are refused by `put_completion`. A cache that stops working (a
+    full disk, another process that holds it for long) says so once and is left out from then on:
+    it only ever saves money.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"the cache {path} cannot be used ({error}); delete it, name another in "
+                "KARDIABENCH_CACHE, or run with --no-cache"
+            ) from error
+        self._works = True
+
+    def get_completion(self, key: str) -> Completion | None:
+        """The stored completion, or None."""
+        value = self._get(key)
+        return None if value is None else self._completions.validate_json(value)
+
+    def put_completion(self, key: str, completion: Completion) -> None:
+        """Store `completion` if it is whole and went well."""
+        if completion.status == "ok":
+            self._put(key, self._completions.dump_json(completion))
+
+    def get_verdict(self, key: str) -> Verdict | None:
+        """The stored verdict, or None."""
+        value = self._get(f"v:{key}")
+        return None if value is None else self._verdicts.validate_json(value)
+
+    def put_verdict(self, key: str, verdict: Verdict) -> None:
+        """Store `verdict` if it is a judgement."""
+        if verdict.status == "ok":
+            self._put(f"v:{key}", self._verdicts.dump_json(verdict))
+
+    def close(self) -> None:
+        """Release the file."""
+        self._database.close()
+
+    @cached_property
+    def _completions(self) -> TypeAdapter[Completion]:
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(Completion)
+
+    @cached_property
+    def _verdicts(self) -> TypeAdapter[Verdict]:
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(Verdict)
+
+    def _get(self, key: str) -> bytes | None:
+        if not self._works:
+            return None
+        try:
+            row = self._database.execute("SELECT value FROM entries WHERE key=?", [key]).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return None if row is None else row[0]
+
+    def _put(self, key: str, value: bytes) -> None:
+        if not self._works:
+            return
+        try:
+            self._database.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", [key, value])
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        self._works = False
+        sys.stderr.write(
+            f"warning: the cache {self.path} stopped working ({error}); going on without it\n"
+        )

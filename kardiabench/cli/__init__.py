@@ -1,0 +1,67 @@
+"""The command line: thin commands that compose the rest. Nobody imports it.
+
+Every command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from kardiabench import __version__
+from kardiabench.cli import looking, running
+from kardiabench.errors import EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
+
+EXIT_INTERNAL = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="kardiabench")
+def cli() -> None:
+    """Evaluate emotionally supportive dialogue on KardiaBench, with pluggable judges.
+
+    Start with `kardiabench demo`: it runs offline, within a minute.
+    """
+
+
+for command in (*running.COMMANDS, *looking.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected failure is one sentence on standard error."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPT
+    except click.ClickException as error:
+        code = _say(_usage_sentence(error), EXIT_USAGE)
+    except KardiaBenchError as error:
+        code = _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _say("interrupted", EXIT_INTERRUPT)
+    except BrokenPipeError:  # the reader of a pipe went away: nothing to tell anybody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        sentence = f"internal error: {type(error).__name__}: {error}; please report it, with the"
+        code = _say(f"{sentence} output of the same command and --debug", EXIT_INTERNAL)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(sentence: str, code: int) -> int:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    one_line = " ".join(sentence.split())
+    click.echo(f"kardiabench: {one_line}", err=True)
+    return code
+
+
+def _usage_sentence(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f" See: {context.command_path} --help" if context is not None else ""
+    return error.format_message() + hint

@@ -1,0 +1,113 @@
+"""Commands that look: show, judges, prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kardiabench.cli import options as opt
+
+if TYPE_CHECKING:
+    from kardiabench.plugins import Registry
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@opt.compose(
+    click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON."),
+    opt.debug_option,
+)
+def show(runs: Sequence[Path], as_json: bool) -> None:
+    """Print the tables of one or more run directories, recomputed from their logs."""
+    from kardiabench.store import read_manifest
+    from kardiabench.summary import summarise
+
+    summaries = [summarise(path, read_manifest(path)) for path in runs]
+    if as_json:
+        click.echo(json.dumps(summaries, indent=2, sort_keys=True))
+        return
+    from rich.console import Console
+
+    from kardiabench import report
+
+    protocols = {summary["protocol"] for summary in summaries}
+    if len(protocols) > 1:
+        click.echo("warning: these runs have different protocols: do not compare them", err=True)
+    report.show(summaries, Console())
+
+
+@click.group(invoke_without_command=True)
+@opt.compose(
+    opt.plugin_option,
+    click.option("--json", "as_json", is_flag=True, help="Print the list as JSON."),
+    opt.debug_option,
+)
+@click.pass_context
+def judges(context: click.Context, plugins: Sequence[str], as_json: bool) -> None:
+    """List the judges, built in and from plugins; what is broken is named."""
+    from kardiabench.plugins import load_registry
+
+    registry = load_registry(plugins)
+    context.obj = registry
+    if context.invoked_subcommand is not None:
+        return
+    from kardiabench.listing import list_judges, print_judges
+
+    rows = list_judges(registry)
+    if as_json:
+        problems = [str(problem) for problem in registry.problems]
+        click.echo(json.dumps({"judges": rows, "problems": problems}, indent=2))
+        return
+    print_judges(rows)
+    for problem in registry.problems:
+        click.echo(f"warning: {problem}", err=True)
+
+
+@judges.command("show")
+@click.argument("name")
+@opt.debug_option
+@click.pass_obj
+def show_judge(registry: Registry, name: str) -> None:
+    """Print what judge NAME measures and the exact prompt that it sends for a sample turn."""
+    from kardiabench.listing import describe_judge
+
+    click.echo(describe_judge(registry, name))
+
+
+@click.command()
+@opt.compose(
+    click.option(
+        "--dataset", default="sample", show_default=True, help="KardiaBench, sample, or a path."
+    ),
+    opt.dataset_options,
+    opt.prompt_options,
+    opt.plugin_option,
+    click.option(
+        "--out",
+        "-o",
+        type=click.File("w", encoding="utf-8", lazy=False),
+        default="-",
+        help="File to write. [default: standard output]",
+    ),
+    opt.debug_option,
+)
+def prompts(out: Any, **options: Any) -> None:
+    """Write each turn's id and prompt as JSON lines, to generate replies elsewhere.
+
+    Score what you generate with `kardiabench run --model replay/FILE`, where FILE has JSON lines
+    with `turn_id` and `text`.
+    """
+    from kardiabench.listing import iterate_prompts
+    from kardiabench.settings import RunSettings
+
+    options["emotions"] = opt.words(options["emotions"])
+    settings = RunSettings(model="(none)", **{**options, "plugins": list(options["plugins"])})
+    for line in iterate_prompts(settings):
+        out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+COMMANDS = (show, judges, prompts)

@@ -1,0 +1,263 @@
+"""Options that commands share, and the YAML file that may hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kardiabench.errors import ConfigError, did_you_mean
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+def compose(*decorators: Callable[[Any], Any]) -> Callable[[_Decorated], _Decorated]:
+    """Several decorators as one, the first of them the first in `--help`."""
+
+    def apply(function: _Decorated) -> _Decorated:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def read_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    """Let the YAML file `value` give the defaults of the command's options: flags win."""
+    if value is None:
+        return
+    import yaml
+
+    try:
+        content = yaml.safe_load(value.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {value} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {value}: write one option a line, as `limit: 100`")
+    options = {p.name: p for p in context.command.params if p is not parameter and p.name}
+    context.default_map = {
+        _option_name(key, options, value): _option_value(entry) for key, entry in content.items()
+    }
+
+
+def _option_name(key: object, options: Mapping[str, click.Parameter], file: Path) -> str:
+    name = str(key).replace("-", "_")
+    if name not in options:
+        hint = did_you_mean(str(key), [option.replace("_", "-") for option in options])
+        raise ConfigError(f"--config {file}: there is no option {str(key)!r}; {hint}")
+    return name
+
+
+def _option_value(entry: object) -> object:
+    """A mapping stands for a repeated `key=value` option."""
+    if isinstance(entry, dict):
+        import json
+
+        return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in entry.items()]
+    return entry
+
+
+def key_values(option: str, pairs: Sequence[str]) -> dict[str, str]:
+    """Split repeated `key=value` options."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{option} {pair!r} is not of the form key=value")
+        result[key] = value
+    return result
+
+
+def yaml_values(option: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Split repeated `key=value` options and read each value as YAML: numbers, lists, true."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for key, text in key_values(option, pairs).items():
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{option} {key}={text}: the value is not YAML") from error
+    return values
+
+
+def words(values: Sequence[str]) -> list[str]:
+    """Split comma-separated values of a repeated option."""
+    return [word.strip() for value in values for word in value.split(",") if word.strip()]
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+)
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_config,
+    is_eager=True,
+    expose_value=False,
+    help="YAML file with any of these options (long names, without dashes in front); flags win.",
+)
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE.py",
+    help="Load a plugin that is not installed. Repeatable.",
+)
+dataset_options = compose(
+    click.option("--split", help="Split; KardiaBench: test, sample: all, train or test."),
+    click.option("--revision", help="Revision of a dataset on the Hub; pinned in the manifest."),
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Use N dialogues, balanced over personas and emotions.",
+    ),
+    click.option("--limit-personas", type=click.IntRange(1), metavar="N", help="Use N personas."),
+    click.option(
+        "--emotions",
+        multiple=True,
+        metavar="LABELS",
+        help="Use dialogues of these emotions: comma-separated.",
+    ),
+    click.option(
+        "--on-bad-row",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help="What to do with a row that breaks the schema.",
+    ),
+)
+prompt_options = compose(
+    click.option(
+        "--history",
+        type=click.Choice(["gold", "free"]),
+        default="gold",
+        show_default=True,
+        help="Earlier replies a turn sees: the dataset's, or the model's own.",
+    ),
+    click.option(
+        "--history-content",
+        type=click.Choice(["spans", "response"]),
+        default="spans",
+        show_default=True,
+        help="Whether earlier replies keep all four spans.",
+    ),
+    click.option(
+        "--system-prompt",
+        default="dataset",
+        show_default=True,
+        metavar="dataset|kardia|FILE",
+        help="The row's own system prompt (ours where it has none), ours, or a jinja2 template.",
+    ),
+)
+model_options = compose(
+    click.option(
+        "--temperature",
+        type=float,
+        help="Sampling temperature. [default: 0 where the provider allows it]",
+    ),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=4096,
+        show_default=True,
+        help="Most tokens of a reply, thinking included.",
+    ),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Sent where the provider takes one."
+    ),
+    click.option("--api-base", metavar="URL", help="Server to use instead of the provider's."),
+    click.option(
+        "--model-arg",
+        "model_args",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Extra parameter of the backend or provider (YAML value). Repeatable.",
+    ),
+)
+judge_options = compose(
+    click.option(
+        "--judge",
+        "judges",
+        multiple=True,
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="Judge to run beside format and emotion, instead of rubric. Repeatable.",
+    ),
+    click.option(
+        "--judge-model",
+        metavar="MODEL",
+        help="Model of the rubric judge. [default: openai/gpt-5-mini]",
+    ),
+    click.option("--judge-api-base", metavar="URL", help="Server of the rubric judge's model."),
+)
+score_options = compose(
+    click.option(
+        "--no-rubric", is_flag=True, help="Leave the rubric judge out (then there is no composite)."
+    ),
+    click.option(
+        "--weight",
+        "weights",
+        multiple=True,
+        metavar="JUDGE=NUMBER",
+        help="Parts of the composite. [default: format=1 emotion=1 rubric=1]",
+    ),
+    click.option(
+        "--on-missing",
+        type=click.Choice(["mask", "fail-fast", "zero"]),
+        default="mask",
+        show_default=True,
+        help="What a missing judgement does: composite missing, run stopped, or lowest score.",
+    ),
+)
+traffic_options = compose(
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        default=32,
+        show_default=True,
+        help="Calls in flight at a time, for each model.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Longest wait for one call.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=6,
+        show_default=True,
+        help="Further tries after a failure that may pass.",
+    ),
+)
+manner_options = compose(
+    click.option(
+        "--max-cost",
+        type=click.FloatRange(0),
+        metavar="USD",
+        help="Stop cleanly before more than this is spent.",
+    ),
+    click.option(
+        "--min-coverage",
+        type=click.FloatRange(0, 1),
+        default=0.95,
+        show_default=True,
+        help="Exit with 3 when a judge judged a smaller share of the turns.",
+    ),
+    click.option(
+        "--skip-preflight", is_flag=True, help="Do not try models and judges before the run."
+    ),
+)
+output_options = compose(
+    click.option("--quiet", is_flag=True, help="No progress and no tables."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output."
+    ),
+    debug_option,
+)

@@ -1,0 +1,309 @@
+"""Commands that run: run, resume, score, demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kardiabench.cli import options as opt
+from kardiabench.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from kardiabench.execution import Manner, Outcome
+    from kardiabench.session import Session
+    from kardiabench.settings import RunSettings
+
+
+@click.command()
+@opt.compose(
+    opt.config_option,
+    click.option(
+        "--model",
+        required=True,
+        help="openai/gpt-4o, ollama/llama3.2, baseline/tfidf, replay/FILE, …",
+    ),
+    click.option(
+        "--dataset",
+        default="KardiaBench",
+        show_default=True,
+        help="KardiaBench, sample, or a .jsonl, .parquet or directory.",
+    ),
+    opt.dataset_options,
+    opt.prompt_options,
+    opt.model_options,
+    opt.judge_options,
+    opt.score_options,
+    opt.traffic_options,
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Run directory. [default: runs/MODEL-DATASET-HASH]",
+    ),
+    opt.manner_options,
+    click.option(
+        "--retry-errors", is_flag=True, help="When resuming: do failed turns and verdicts again."
+    ),
+    click.option(
+        "--no-cache", is_flag=True, help="Neither read nor fill the cache of replies and verdicts."
+    ),
+    opt.plugin_option,
+    click.option("--dry-run", is_flag=True, help="Say what it would take, and stop."),
+    opt.output_options,
+)
+def run(out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Run a model over the dialogues and judge its replies.
+
+    The same command again resumes where it stopped.
+    """
+    from kardiabench.session import open_session
+
+    manner = _manner(options)
+    session = open_session(_settings(options))
+    _warn_of_plugins(session)
+    if dry_run:
+        _print_estimate(session, as_json=as_json)
+        return
+    path = _prepare(session, out)
+    _finish(_execute(session, path, manner, quiet=quiet), path, quiet=quiet, as_json=as_json)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@opt.compose(
+    click.option("--retry-errors", is_flag=True, help="Do failed turns and verdicts again."),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        help="Calls in flight at a time. [default: as before]",
+    ),
+    opt.manner_options,
+    opt.plugin_option,
+    opt.output_options,
+)
+def resume(
+    run: Path,
+    *,
+    concurrency: int | None,
+    plugins: Sequence[str],
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Do what is left of the run directory RUN."""
+    from kardiabench.session import check_same, make_manifest, open_session
+
+    manifest, settings = _read_run(run, plugins)
+    if concurrency is not None:
+        settings = replace(settings, concurrency=concurrency)
+    session = open_session(settings)
+    check_same(manifest, make_manifest(session), run)
+    outcome = _execute(session, run, _manner(options), quiet=quiet)
+    _finish(outcome, run, quiet=quiet, as_json=as_json)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@opt.compose(
+    opt.judge_options,
+    opt.manner_options,
+    click.option("--retry-errors", is_flag=True, help="Do failed verdicts again."),
+    opt.plugin_option,
+    opt.output_options,
+)
+def score(
+    run: Path,
+    *,
+    judges: Sequence[str],
+    judge_model: str | None,
+    judge_api_base: str | None,
+    plugins: Sequence[str],
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Add judges to the replies of the run directory RUN, without generating anything."""
+    from kardiabench.session import check_same, make_manifest, open_session, without_judges
+
+    manifest, settings = _read_run(run, plugins)
+    added = list(judges) or ["rubric"]
+    settings = replace(
+        settings,
+        judges=[*settings.judge_specs, *added],
+        judge_model=judge_model,
+        judge_api_base=judge_api_base,
+        no_rubric=False,
+    )
+    session = open_session(settings)
+    new = make_manifest(session)
+    check_same(without_judges(manifest), without_judges(new), run)
+    manner = replace(_manner(options), generate=False)
+    new["created"] = manifest["created"]
+    outcome = _execute(session, run, manner, quiet=quiet, manifest=new)
+    _finish(outcome, run, quiet=quiet, as_json=as_json)
+
+
+@click.command()
+@opt.compose(
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("runs/demo"),
+        show_default=True,
+        help="Directory for the two runs.",
+    ),
+    opt.output_options,
+)
+def demo(out: Path, quiet: bool, as_json: bool) -> None:
+    """Run both baselines over the embedded sample with offline judges: no network, no key."""
+    from kardiabench.session import open_session
+    from kardiabench.settings import RunSettings
+
+    outcomes = []
+    for name in ("majority", "tfidf"):
+        settings = RunSettings(f"baseline/{name}", dataset="sample", judges=["smoke"], cache=False)
+        session = open_session(settings)
+        path = _prepare(session, out / name)
+        outcomes.append(_execute(session, path, _manner({}), quiet=True))
+    summaries = [outcome.summary for outcome in outcomes]
+    if as_json:
+        click.echo(json.dumps(summaries, indent=2, sort_keys=True))
+    elif not quiet:
+        _show(summaries)
+        click.echo(_WHAT_NEXT.format(out=out))
+
+
+_WHAT_NEXT = """
+These are floors: a model worth its name does better. The runs are in {out}/. Next:
+  a real model on the sample    kardiabench run --model openai/gpt-4o --dataset sample
+    (OPENAI_API_KEY in the environment; --dry-run first says what it costs)
+  a server of your own          kardiabench run --model openai/NAME --api-base http://127.0.0.1:8000/v1
+                                  --dataset sample --no-rubric
+  the benchmark itself          hf auth login, then leave --dataset out
+  every option                  kardiabench run --help"""
+
+
+def _settings(options: dict[str, Any]) -> RunSettings:
+    from kardiabench.scoring import DEFAULT_WEIGHTS
+    from kardiabench.settings import RunSettings
+
+    options["emotions"] = opt.words(options["emotions"])
+    options["model_args"] = opt.yaml_values("--model-arg", options["model_args"])
+    options["weights"] = _weights(options["weights"]) or dict(DEFAULT_WEIGHTS)
+    options["on_missing"] = options["on_missing"].replace("-", "_")
+    options["cache"] = not options.pop("no_cache")
+    for name in ("judges", "plugins"):
+        options[name] = list(options[name])
+    return RunSettings(**options)
+
+
+def _weights(pairs: Sequence[str]) -> dict[str, float]:
+    try:
+        return {name: float(text) for name, text in opt.key_values("--weight", pairs).items()}
+    except ValueError as error:
+        raise ConfigError(f"--weight: {error}; write for example --weight rubric=2") from error
+
+
+def _manner(options: dict[str, Any]) -> Manner:
+    """Take the options that do not change what is measured out of `options`."""
+    from kardiabench.execution import Manner
+
+    default = Manner()
+    return Manner(
+        max_cost=options.pop("max_cost", None),
+        min_coverage=options.pop("min_coverage", default.min_coverage),
+        preflight=not options.pop("skip_preflight", False),
+        retry_errors=options.pop("retry_errors", False),
+    )
+
+
+def _read_run(path: Path, plugins: Sequence[str]) -> tuple[dict[str, Any], RunSettings]:
+    from kardiabench.settings import RunSettings
+    from kardiabench.store import read_manifest
+
+    manifest = read_manifest(path)
+    settings = RunSettings.from_json(manifest["config"], str(path))
+    if plugins:
+        settings = replace(settings, plugins=[*settings.plugins, *plugins])
+    return manifest, settings
+
+
+def _prepare(session: Session, out: Path | None) -> Path:
+    """The run directory, new or to be resumed under the same configuration."""
+    from kardiabench.session import check_same, default_directory, make_manifest
+    from kardiabench.store import MANIFEST, create, read_manifest
+
+    manifest = make_manifest(session)
+    path = out or default_directory(manifest)
+    if (path / MANIFEST).exists():
+        check_same(read_manifest(path), manifest, path)
+        return path
+    if path.exists() and any(path.iterdir()):
+        raise RunError(f"--out {path} is a directory with other files in it; give a new one")
+    create(path, manifest)
+    return path
+
+
+def _execute(
+    session: Session,
+    path: Path,
+    manner: Manner,
+    *,
+    quiet: bool,
+    manifest: dict[str, Any] | None = None,
+) -> Outcome:
+    from kardiabench.execution import execute
+    from kardiabench.progress import Progress
+    from kardiabench.store import RunStore
+
+    with RunStore(path) as store:
+        if manifest is not None:
+            store.save_manifest(manifest)
+        return execute(session, store, manner, Progress(quiet=quiet))
+
+
+def _finish(outcome: Outcome, path: Path, *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(outcome.summary, indent=2, sort_keys=True))
+    elif not quiet:
+        _show([outcome.summary])
+        click.echo(f"run: {path}")
+    if outcome.sentence:
+        click.echo(f"kardiabench: {' '.join(outcome.sentence.split())}", err=True)
+    raise click.exceptions.Exit(outcome.exit_code)
+
+
+def _show(summaries: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from kardiabench.report import show
+
+    show(summaries, Console())
+
+
+def _warn_of_plugins(session: Session) -> None:
+    for problem in session.registry.problems:
+        click.echo(f"warning: {problem}", err=True)
+
+
+def _print_estimate(session: Session, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from kardiabench.estimate import estimate
+
+    lines = estimate(session)
+    if as_json:
+        click.echo(json.dumps([asdict(line) for line in lines], indent=2))
+        return
+    from rich.console import Console
+
+    from kardiabench.report import show_estimate
+
+    show_estimate(lines, session.dialogues.n_turns, Console())
+
+
+COMMANDS = (run, resume, score, demo)

@@ -1,0 +1,23 @@
+"""Content hashes: the same content gives the same name on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from kardiabench.contracts import Identity
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no white space: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest(value: object, length: int = 16) -> str:
+    """The first `length` hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def fingerprint(identity: Identity) -> str:
+    """The short name of a judge's or model's identity: 16 hexadecimal digits."""
+    return digest(dict(identity))

@@ -1,0 +1,111 @@
+"""What a run shows while it goes: a live line in a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kardiabench.pending import Pending
+from kardiabench.records import Reply, Verdict
+from kardiabench.runner import Control
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+#: Seconds between plain lines.
+INTERVAL = 10.0
+
+
+class Progress:
+    """Counts what happens and shows it on standard error (a `runner.Watcher`)."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.replied_now = 0
+        self.judged_total = 0
+        self.failures: Counter[str] = Counter()
+        self._control = Control()
+        self._total = 0
+        self._started = self._shown = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    @contextmanager
+    def running(self, total: int, pending: Pending, control: Control) -> Iterator[None]:
+        """Show progress towards `total` turns while the block runs."""
+        self._total, self._control = total, control
+        self.judged_total = pending.n_judged
+        self._started = self._shown = time.monotonic()
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        self._bar = _bar()
+        self._task = self._bar.add_task("turns", total=total, completed=self.judged_total, note="")
+        with self._bar:
+            yield
+        self._bar = None
+
+    def replied(self, reply: Reply) -> None:
+        """Count a reply."""
+        self.replied_now += 1
+        if reply.status == "error":
+            self.failures["reply"] += 1
+        self._show()
+
+    def judged(self, verdicts: Sequence[Verdict]) -> None:
+        """Count a judged turn."""
+        self.judged_total += 1
+        self.failures["verdict"] += sum(v.status not in ("ok", "skipped") for v in verdicts)
+        self._show()
+
+    def say(self, sentence: str) -> None:
+        """Show one sentence, above the live line if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(sentence, markup=False)
+        else:
+            sys.stderr.write(sentence + "\n")
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.judged_total, note=self._note())
+        elif not self.quiet and time.monotonic() - self._shown >= INTERVAL:
+            self._shown = time.monotonic()
+            self.say(f"{self.judged_total}/{self._total} turns, {self._note()}, {self._eta()}")
+
+    def _note(self) -> str:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        parts = [f"{self.replied_now / elapsed:.1f} replies/s", f"${self._control.spent:.4f}"]
+        parts += [f"{n} {kind} failures" for kind, n in self.failures.items() if n]
+        return ", ".join(parts)
+
+    def _eta(self) -> str:
+        elapsed = time.monotonic() - self._started
+        rate = self.replied_now / elapsed if elapsed else 0.0
+        left = self._total - self.judged_total
+        return f"about {left / rate / 60:.0f} min left" if rate else "time left unknown"
+
+
+def _bar() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+    )

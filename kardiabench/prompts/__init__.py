@@ -1,0 +1,131 @@
+"""What a model is sent for a turn: system prompt and history, both keys of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kardiabench.contracts import Identity
+from kardiabench.emotions import EMOTIONS
+from kardiabench.errors import ConfigError
+from kardiabench.fingerprints import digest
+from kardiabench.records import Dialogue, Message, Turn
+from kardiabench.spans import parse_spans
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+HistoryMode = Literal["gold", "free"]
+HistoryContent = Literal["spans", "response"]
+
+#: Words that a response is asked to stay near; the paper's authors ask for about 30 tokens.
+RESPONSE_WORDS = 25
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """How prompts are built.
+
+    `system` is `dataset` (the row's own system prompt, our template where it has none), `kardia`
+    (our template) or the path of a jinja2 template with the variables `profile`, `situation`,
+    `emotions` and `response_words`. `content` says whether the assistant's earlier messages keep
+    all four spans or only the response.
+    """
+
+    system: str = "dataset"
+    history: HistoryMode = "gold"
+    content: HistoryContent = "spans"
+
+    @cached_property
+    def source(self) -> str:
+        """The text of the template in use."""
+        if self.system in ("dataset", "kardia"):
+            return (files(__name__) / "kardia.j2").read_text("utf-8")
+        try:
+            return Path(self.system).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"--system-prompt {self.system}: not a readable text file ({error}); "
+                "give 'dataset', 'kardia' or the path of a template"
+            ) from error
+
+    @property
+    def identity(self) -> Identity:
+        """The protocol's part: modes and the template's hash, never its path."""
+        named = self.system if self.system in ("dataset", "kardia") else "file"
+        return {
+            "history": self.history,
+            "history_content": self.content,
+            "system_prompt": named,
+            "system_prompt_hash": digest(self.source),
+        }
+
+    def check(self) -> None:
+        """Raise `ConfigError` when the template cannot be read or rendered."""
+        self.render("profile", "situation")
+
+    def system_prompt(self, dialogue: Dialogue) -> str:
+        """The system prompt of `dialogue`'s turns."""
+        if self.system == "dataset" and dialogue.system is not None:
+            return dialogue.system
+        return self.render(dialogue.profile, dialogue.situation)
+
+    def messages(self, turn: Turn, history: Sequence[Message]) -> tuple[Message, ...]:
+        """The prompt of `turn`: system prompt, then `history`, which ends with the user's."""
+        system = Message("system", self.system_prompt(turn.dialogue))
+        if self.content == "response":
+            return (system, *map(_response_only, history))
+        return (system, *history)
+
+    def render(self, profile: str, situation: str) -> str:
+        """The template filled in; data are values and never template source."""
+        import jinja2
+
+        try:
+            text: str = self._template.render(
+                profile=profile,
+                situation=situation,
+                emotions=EMOTIONS,
+                response_words=RESPONSE_WORDS,
+            )
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"--system-prompt {self.system}: {error}") from error
+        return text.strip()
+
+    @cached_property
+    def _template(self) -> Template:
+        import jinja2
+        from jinja2.sandbox import SandboxedEnvironment
+
+        # Prompts are plain text for a model, so HTML escaping would only falsify them.
+        environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+        try:
+            return environment.from_string(self.source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"--system-prompt {self.system}: {error}") from error
+
+
+def own_history(turn: Turn, reply_to: Callable[[int], str]) -> tuple[Message, ...]:
+    """History mode `free`: the dataset's user messages, the model's own replies between them.
+
+    `reply_to(index)` is the text of the model's reply to the exchange `index` of the dialogue.
+    """
+    users = [message for message in turn.history if message.role == "user"]
+    messages: list[Message] = []
+    for index, user in enumerate(users):
+        messages.append(user)
+        if index < turn.index:
+            messages.append(Message("assistant", reply_to(index)))
+    return tuple(messages)
+
+
+def _response_only(message: Message) -> Message:
+    if message.role != "assistant":
+        return message
+    response = parse_spans(message.content).response
+    # A text without a response span is all that was said: dropping it would falsify the history.
+    return message if response is None else Message("assistant", response)

@@ -1,0 +1,175 @@
+"""A summary as tables for a terminal. Names from outside are shown as text, never as markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kardiabench.estimate import Line
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MISSING = "—"
+
+
+def plain(text: str) -> str:
+    """`text` without control characters: a reply cannot move the reader's cursor."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def show(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the tables of one or more summaries side by side."""
+    console.print(_scores(summaries))
+    console.print(_replies(summaries))
+    for line in _notes(summaries):
+        console.print(line, markup=False, highlight=False)
+
+
+def show_estimate(lines: Sequence[Line], turns: int, console: Console) -> None:
+    """Print what a run would take."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"Estimate for {turns} turns", title_justify="left")
+    for column in ("", "model", "calls", "tokens in", "tokens out", "price in USD"):
+        table.add_column(column, justify="left" if column in ("", "model") else "right")
+    for line in lines:
+        out = f"{line.answer_tokens_low:,} to {line.answer_tokens_high:,}"
+        cells = (line.what, plain(line.model), f"{line.calls:,}", f"{line.prompt_tokens:,}", out)
+        table.add_row(*map(Text, cells), _price_range([line]))
+    console.print(table)
+    if not lines:
+        console.print("Nothing to pay: no model is called over an API.")
+    elif len(lines) > 1:
+        console.print(f"Total: {_price_range(lines)} USD. The low end takes answers as long as the")
+        console.print("gold replies; the high end is every answer at --max-tokens.")
+
+
+def _price_range(lines: Sequence[Line]) -> str:
+    lows = [line.price_low for line in lines]
+    highs = [line.price_high for line in lines]
+    if None in lows or None in highs:
+        return "unknown"
+    return f"{sum(filter(None, lows)):.2f} to {sum(filter(None, highs)):.2f}"
+
+
+def _scores(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Scores: mean of persona means [95% interval], coverage", summaries)
+    for judge, dimension in _rows(summaries):
+        cells = [_judged(summary, judge, dimension) for summary in summaries]
+        table.add_row(f"{judge}: {dimension}" if judge != dimension else judge, *cells)
+    table.add_row("composite", *(_estimate(summary["composite"]) for summary in summaries))
+    table.add_row("emotion macro-F1", *map(_macro_f1, summaries))
+    return table
+
+
+def _rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    rows: dict[tuple[str, str], None] = {}
+    for summary in summaries:
+        for judge, numbers in summary["judges"].items():
+            rows.update({(judge, dimension): None for dimension in numbers["dimensions"]})
+    return list(rows)
+
+
+def _judged(summary: Mapping[str, Any], judge: str, dimension: str) -> str:
+    found = summary["judges"].get(judge, {}).get("dimensions", {}).get(dimension)
+    return _MISSING if found is None else _estimate(found)
+
+
+def _estimate(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return f"{_MISSING} (0%)"
+    interval = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['mean']:.3f}{interval} ({value['coverage']:.0%})"
+
+
+def _macro_f1(summary: Mapping[str, Any]) -> str:
+    emotion = summary["emotion"]
+    return _MISSING if emotion is None else f"{emotion['macro_f1']:.3f}"
+
+
+def _replies(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Replies", summaries)
+    for name, cell in (
+        ("turns", lambda s: f"{s['turns']['answered']} of {s['turns']['planned']}"),
+        ("status", lambda s: _counts(s["turns"]["by_status"])),
+        ("malformed", _malformed),
+        ("problems", lambda s: _counts(s["format"]["problems"])),
+        ("model tokens in / out", _tokens),
+        ("price (model + judges)", _price),
+        ("seconds a reply, p50 / p95", _latency),
+    ):
+        table.add_row(name, *map(cell, summaries))
+    return table
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    top = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{name} {number}" for name, number in top[:4])
+    return (shown + (", …" if len(top) > 4 else "")) or _MISSING
+
+
+def _malformed(summary: Mapping[str, Any]) -> str:
+    replies, malformed = summary["format"]["replies"], summary["format"]["malformed"]
+    return f"{malformed} ({malformed / replies:.1%})" if replies else _MISSING
+
+
+def _tokens(summary: Mapping[str, Any]) -> str:
+    usage = summary["usage"]["model"]
+    if not usage["calls"]:
+        return _MISSING
+    return f"{usage['prompt_tokens']:,} / {usage['completion_tokens']:,}"
+
+
+def _price(summary: Mapping[str, Any]) -> str:
+    usage = summary["usage"]
+    costs = [u["cost"] for u in (usage["model"], *usage["judges"].values())]
+    known = [cost for cost in costs if cost is not None]
+    return f"${sum(known):.4f}" if known else _MISSING
+
+
+def _latency(summary: Mapping[str, Any]) -> str:
+    latency = summary["timing"]["latency_seconds"]
+    return f"{latency['p50']:.2f} / {latency['p95']:.2f}" if latency else _MISSING
+
+
+def _notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = [_selection_note(summary) for summary in summaries[:1]]
+    for summary in summaries:
+        notes += _composite_note(summary)
+        if not summary["complete"]:
+            notes.append(f"{plain(summary['model'])}: this run is not complete.")
+    if any("smoke" in summary["judges"] for summary in summaries):
+        notes.append("smoke is a smoke test of the machinery, not a judgement: never rank by it.")
+    return list(dict.fromkeys(notes))
+
+
+def _selection_note(summary: Mapping[str, Any]) -> str:
+    data = summary["dataset"]
+    return (
+        f"{plain(str(data['name']))}: {data['turns']} turns of {data['dialogues']} dialogues over "
+        f"{data['personas']} personas; rows skipped: {summary['skipped_rows']}; "
+        f"protocol {summary['protocol']}."
+    )
+
+
+def _composite_note(summary: Mapping[str, Any]) -> list[str]:
+    absent = summary["composite"]["judges_absent"]
+    if not absent:
+        return []
+    return [f"No composite: it needs the judge {', '.join(absent)}, which did not run."]
+
+
+def _table(title: str, summaries: Sequence[Mapping[str, Any]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for summary in summaries:
+        table.add_column(Text(plain(summary["model"])), justify="right")
+    return table

@@ -1,0 +1,290 @@
+"""Generate -> score -> record, overlapping, stoppable, resumable.
+
+Generation workers take turns off the dataset in order and hand replies over a bounded queue to
+judging workers. A reply is on disk before anything else happens to it, its verdicts as soon as
+they exist; the cache learns of both afterwards, so a killed run never knows more than its logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal, NamedTuple, Protocol
+
+from kardiabench.cache import request_key
+from kardiabench.contracts import Judge
+from kardiabench.models.api_errors import FATAL_KINDS, advice
+from kardiabench.pending import Pending
+from kardiabench.prompts import own_history
+from kardiabench.records import (
+    ChatRequest,
+    Completion,
+    Item,
+    Message,
+    Reply,
+    Turn,
+    Usage,
+    Verdict,
+)
+from kardiabench.rows import turns_of
+from kardiabench.session import Session
+from kardiabench.spans import strip_thinking
+from kardiabench.store import RunStore, reply_at
+
+StopReason = Literal["interrupt", "max_cost", "fatal"]
+
+#: Replies that may wait for a judge, a worker: generation runs ahead of a slow judge this far.
+_QUEUE_PER_WORKER = 2
+
+
+class Watcher(Protocol):
+    """Who is told what happens."""
+
+    def replied(self, reply: Reply) -> None:
+        """A reply was stored."""
+
+    def judged(self, verdicts: Sequence[Verdict]) -> None:
+        """All verdicts of one turn are stored."""
+
+
+@dataclass
+class Control:
+    """Why to stop, if so, and the money spent so far in US dollars.
+
+    `spent` counts what was paid for now: nothing out of the cache.
+    """
+
+    max_cost: float | None = None
+    spent: float = 0.0
+    stop: StopReason | None = None
+    detail: str = ""
+    _in_flight: int = 0
+    _priced: int = 0
+
+    def halt(self, reason: StopReason, detail: str = "") -> None:
+        """Start nothing new; what is in flight is finished and kept."""
+        if self.stop is None:
+            self.stop, self.detail = reason, detail
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count a call as in flight."""
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    def pay(self, usage: Usage) -> None:
+        """Note what a call has used."""
+        if usage.cost:
+            self.spent += usage.cost
+            self._priced += 1
+
+    def affordable(self) -> bool:
+        """Whether one more call fits, those in flight counted at the mean price so far."""
+        if self.max_cost is None:
+            return True
+        mean = self.spent / self._priced if self._priced else 0.0
+        if self.spent + mean * (self._in_flight + 1) <= self.max_cost:
+            return True
+        self.halt("max_cost")
+        return False
+
+
+class _ToJudge(NamedTuple):
+    turn: Turn
+    reply: Reply
+    judges: Sequence[str]
+
+
+@dataclass
+class Runner:
+    """One run: `await Runner(...).run()` does everything that is pending."""
+
+    session: Session
+    store: RunStore
+    pending: Pending
+    control: Control
+    watcher: Watcher
+    generate: bool = True
+    _queue: asyncio.Queue[_ToJudge | None] = field(init=False)
+    _jobs: Iterator[Sequence[Turn]] = field(init=False)
+
+    async def run(self) -> None:
+        """Generate and judge until nothing is pending or `control` says stop.
+
+        With `generate=False` only replies that are stored already are judged.
+        """
+        self.session.scorer.on_usage = self.control.pay
+        workers = self.session.settings.concurrency
+        self._queue = asyncio.Queue(_QUEUE_PER_WORKER * workers)
+        self._jobs = self._plan()
+        async with asyncio.TaskGroup() as judging:
+            for _ in range(workers):
+                judging.create_task(self._judge_worker())
+            async with asyncio.TaskGroup() as generating:
+                for _ in range(workers if self._one_by_one else 1):
+                    generating.create_task(self._generate_worker())
+            for _ in range(workers):
+                await self._queue.put(None)
+
+    # --- generation -----------------------------------------------------------------------------
+
+    @property
+    def _one_by_one(self) -> bool:
+        return self.session.model.batch_size == 1
+
+    def _plan(self) -> Iterator[Sequence[Turn]]:
+        """Jobs: a whole dialogue in `free` mode, else as many turns as the model likes."""
+        if self.session.settings.history == "free":
+            return (turns_of(dialogue) for dialogue in self.session.dialogues)
+        turns = self.session.dialogues.turns()
+        size = self.session.model.batch_size
+        return iter(lambda: tuple(islice(turns, size)), ())
+
+    async def _generate_worker(self) -> None:
+        free = self.session.settings.history == "free"
+        for job in self._jobs:
+            if self.control.stop:
+                return
+            await (self._free_dialogue(job) if free else self._gold_turns(job))
+
+    async def _gold_turns(self, turns: Sequence[Turn]) -> None:
+        todo = [turn for turn in turns if self.pending.needs_reply(turn)]
+        for turn in turns:
+            if not self.pending.needs_reply(turn):
+                await self._hand_over_stored(turn)
+        if todo and self.generate:
+            await self._answer(todo, [self._request(turn, turn.history) for turn in todo])
+
+    async def _free_dialogue(self, turns: Sequence[Turn]) -> None:
+        said: list[Reply] = []
+        for turn in turns:
+            if self.control.stop:
+                return
+            if self.pending.needs_reply(turn):
+                reply = await self._free_turn(turn, said) if self.generate else None
+            else:
+                reply = await self._hand_over_stored(turn)
+            if reply is None:
+                return
+            said.append(reply)
+
+    async def _free_turn(self, turn: Turn, said: Sequence[Reply]) -> Reply | None:
+        failed = [index for index, reply in enumerate(said) if reply.status == "error"]
+        if failed:
+            why = f"history: exchange {failed[0]} of this dialogue has no reply to go on from"
+            return await self._record(turn, Completion(status="error", detail=why))
+        history = own_history(turn, lambda index: strip_thinking(said[index].text).strip())
+        replies = await self._answer([turn], [self._request(turn, history)])
+        return replies[0] if replies else None
+
+    def _request(self, turn: Turn, history: Sequence[Message]) -> ChatRequest:
+        messages = self.session.prompts.messages(turn, history)
+        return ChatRequest(messages, turn.id, turn.dialogue.persona_id)
+
+    async def _answer(self, turns: Sequence[Turn], requests: Sequence[ChatRequest]) -> list[Reply]:
+        """Ask for all, record each; empty when the run stops instead."""
+        cached = [self._cached(request) for request in requests]
+        asked = [r for r, known in zip(requests, cached, strict=True) if known is None]
+        if asked and not self.control.affordable():
+            return []
+        fresh = iter(await self._complete(asked))
+        replies = []
+        for turn, request, known in zip(turns, requests, cached, strict=True):
+            completion = known or next(fresh)
+            if self._is_fatal(completion):
+                return []
+            replies.append(await self._record(turn, completion))
+            if known is None:
+                self._remember(request, completion)
+        return replies
+
+    async def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
+        if not requests:
+            return []
+        with self.control.call():
+            completions = await self.session.model.complete(requests)
+        for completion in completions:
+            self.control.pay(completion.usage)
+        return completions
+
+    def _is_fatal(self, completion: Completion) -> bool:
+        kind = completion.detail.partition(":")[0]
+        if completion.status == "error" and kind in FATAL_KINDS:
+            self.control.halt("fatal", f"{completion.detail}; {advice(completion.detail)}")
+            return True
+        return False
+
+    async def _record(self, turn: Turn, completion: Completion) -> Reply:
+        reply = Reply.of(turn.id, completion)
+        self.store.append_reply(turn, reply)
+        self.watcher.replied(reply)
+        await self._queue.put(_ToJudge(turn, reply, self.pending.judges))
+        return reply
+
+    async def _hand_over_stored(self, turn: Turn) -> Reply | None:
+        """A reply that is on disk: judge what it still lacks. Returned in `free` mode only."""
+        judges = self.pending.missing_judges(turn)
+        free = self.session.settings.history == "free"
+        if not judges and not free:
+            return None
+        reply = reply_at(self.store.path, self.pending.offset(turn))
+        if judges:
+            await self._queue.put(_ToJudge(turn, reply, judges))
+        return reply
+
+    # --- the cache ------------------------------------------------------------------------------
+
+    @property
+    def _caches_replies(self) -> bool:
+        return self.session.cache is not None and getattr(self.session.model, "cacheable", True)
+
+    def _cached(self, request: ChatRequest) -> Completion | None:
+        if self.session.cache is None or not self._caches_replies:
+            return None
+        return self.session.cache.get_completion(request_key(self.session.model, request))
+
+    def _remember(self, request: ChatRequest, completion: Completion) -> None:
+        if self.session.cache is not None and self._caches_replies:
+            self.session.cache.put_completion(request_key(self.session.model, request), completion)
+
+    # --- judging --------------------------------------------------------------------------------
+
+    async def _judge_worker(self) -> None:
+        while (work := await self._queue.get()) is not None:
+            batch = [work, *self._more_waiting()]
+            if not self.control.stop:  # else drain, so that generation is never left waiting
+                await self._judge(batch)
+
+    def _more_waiting(self) -> Iterator[_ToJudge]:
+        """As many further items as the judges want at a time, if they wait already."""
+        for _ in range(self.session.scorer.batch_size - 1):
+            if self._queue.empty():
+                return
+            work = self._queue.get_nowait()
+            if work is None:  # the end belongs to every worker: leave it for the next
+                self._queue.put_nowait(None)
+                return
+            yield work
+
+    async def _judge(self, batch: Sequence[_ToJudge]) -> None:
+        if not self.control.affordable():
+            return
+        judges = self.session.scorer.judges
+        columns = await asyncio.gather(*(self._ask_judge(judge, batch) for judge in judges))
+        for work in batch:
+            verdicts = [column[work.turn.id] for column in columns if work.turn.id in column]
+            self.store.append_verdicts(work.reply, verdicts)
+            self.session.scorer.card(work.turn.id, verdicts)  # raises under `fail_fast`
+            self.watcher.judged(verdicts)
+
+    async def _ask_judge(self, judge: Judge, batch: Sequence[_ToJudge]) -> dict[str, Verdict]:
+        """The verdicts of one judge on what it still has to judge, by turn."""
+        items = [Item(work.turn, work.reply) for work in batch if judge.name in work.judges]
+        verdicts = await self.session.scorer.verdicts(judge, items) if items else []
+        return {verdict.turn_id: verdict for verdict in verdicts}

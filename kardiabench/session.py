@@ -1,0 +1,218 @@
+"""Puts a run together: plugins, model, judges, dialogues, and the manifest of it all."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import kardiabench
+from kardiabench.cache import Cache, default_path
+from kardiabench.contracts import ChatModel, JudgeContext, ModelOptions
+from kardiabench.dialogues import Dialogues, load
+from kardiabench.errors import RunError
+from kardiabench.fingerprints import digest
+from kardiabench.plugins import Registry, load_registry
+from kardiabench.prompts import PromptPlan
+from kardiabench.scoring import Scorer
+from kardiabench.settings import RunSettings
+from kardiabench.store import Manifest
+
+MANIFEST_VERSION = 1
+_PACKAGES = ("datasets", "litellm", "pydantic", "scikit-learn", "scipy", "numpy")
+
+
+@dataclass
+class Models:
+    """Opens models for judges with the run's manners, each only once, and remembers them."""
+
+    registry: Registry
+    settings: RunSettings
+    opened: dict[str, ChatModel] = field(default_factory=dict)
+
+    def __call__(self, name: str, **options: Any) -> ChatModel:
+        """Open `name` (an `OpenModel`)."""
+        settings = self.settings
+        manners = ModelOptions(
+            seed=settings.seed,
+            concurrency=settings.concurrency,
+            timeout=settings.timeout,
+            retries=settings.retries,
+            dataset=settings.dataset,
+            split=settings.split,
+        )
+        key = f"{name} {sorted(options.items())}"
+        if key not in self.opened:
+            self.opened[key] = self.registry.open_model(name, manners, **options)
+        return self.opened[key]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that a run works with."""
+
+    settings: RunSettings
+    registry: Registry
+    dialogues: Dialogues
+    prompts: PromptPlan
+    model: ChatModel
+    judge_models: Mapping[str, ChatModel]
+    scorer: Scorer
+    cache: Cache | None
+
+    async def aclose(self) -> None:
+        """Close the models and the cache."""
+        for model in (self.model, *self.judge_models.values()):
+            await model.aclose()
+        if self.cache is not None:
+            self.cache.close()
+
+
+def open_session(settings: RunSettings, registry: Registry | None = None) -> Session:
+    """Make everything, cheap things first, without calling a model.
+
+    Raises a `KardiaBenchError` for the first thing that cannot be had.
+    """
+    registry = registry or load_registry(settings.plugins)
+    prompts = settings.prompts
+    prompts.check()
+    model = registry.open_model(settings.model, model_options(settings))
+    models = Models(registry, settings)
+    cache = Cache(default_path()) if settings.cache else None
+    scorer = make_scorer(settings, registry, models, cache)
+    source = registry.open_dataset(settings.dataset, settings.split, settings.revision)
+    dialogues = load(source, settings.selection, settings.on_bad_row)
+    return Session(settings, registry, dialogues, prompts, model, models.opened, scorer, cache)
+
+
+def model_options(settings: RunSettings) -> ModelOptions:
+    """How the model under test is talked to."""
+    return ModelOptions(
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        seed=settings.seed,
+        api_base=settings.api_base,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        retries=settings.retries,
+        extra=settings.model_args,
+        dataset=settings.dataset,
+        split=settings.split,
+    )
+
+
+def make_scorer(
+    settings: RunSettings, registry: Registry, models: Models, cache: Cache | None
+) -> Scorer:
+    """The Scorer of a run."""
+    context = judge_context(settings, models)
+    judges = [registry.make_judge(spec, context) for spec in settings.judge_specs]
+    return Scorer(judges, settings.weights, settings.on_missing, cache)
+
+
+def judge_context(settings: RunSettings, models: Models) -> JudgeContext:
+    """What judges are handed."""
+    return JudgeContext(open_model=models, seed=settings.seed)
+
+
+def make_manifest(session: Session) -> dict[str, Any]:
+    """Everything needed to repeat the run and to tell whether another is comparable."""
+    protocol = make_protocol(session)
+    return {
+        "kardiabench": kardiabench.__version__,
+        "manifest_version": MANIFEST_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": session.settings.to_json(),
+        "model": {"name": session.model.name, "identity": dict(session.model.identity)},
+        "protocol": protocol,
+        "protocol_id": digest(protocol),
+        "rows": {
+            "read": session.dialogues.rows_read,
+            "skipped": session.dialogues.n_skipped,
+            "examples": list(session.dialogues.skipped),
+        },
+        "environment": {
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def make_protocol(session: Session) -> dict[str, Any]:
+    """What makes two runs comparable: data, prompts and judges; nothing of the model under test."""
+    dialogues = session.dialogues
+    return {
+        "dataset": {
+            **dialogues.identity,
+            "fingerprint": dialogues.fingerprint,
+            "dialogues": dialogues.n_dialogues,
+            "turns": dialogues.n_turns,
+            "personas": dialogues.n_personas,
+        },
+        "prompts": dict(session.prompts.identity),
+        "gold_emotion": dict(dialogues.gold_sources),
+        "scorer": dict(session.scorer.identity),
+    }
+
+
+def default_directory(manifest: Manifest) -> Path:
+    """`runs/MODEL-DATASET-HASH`: the same command names the same directory."""
+    identity = digest([manifest["protocol"], manifest["model"]], length=8)
+    dataset = manifest["protocol"]["dataset"]["name"]
+    return Path("runs") / f"{_slug(manifest['model']['name'])}-{_slug(str(dataset))}-{identity}"
+
+
+def check_same(old: Manifest, new: Manifest, path: Path) -> None:
+    """Raise `RunError`, naming the keys, unless `new` measures the same thing as `old`."""
+    before, after = _flat(_essence(old)), _flat(_essence(new))
+    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    if changed:
+        shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise RunError(
+            f"{path} holds a run of another configuration ({shown}{more}); "
+            "repeat the first command to resume it, or give another --out"
+        )
+
+
+def without_judges(manifest: Manifest) -> dict[str, Any]:
+    """The manifest less its judges, for comparing runs to which judges are added."""
+    protocol = {**manifest["protocol"], "scorer": {}}
+    return {**manifest, "protocol": protocol}
+
+
+def _essence(manifest: Manifest) -> dict[str, Any]:
+    return {"model": manifest["model"], "protocol": manifest["protocol"]}
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _brief(values: Mapping[str, object], key: str) -> str:
+    text = repr(values[key]) if key in values else "(absent)"
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _slug(name: str) -> str:
+    """Letters, digits and hyphens only: a name is never a path."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name)[-60:].strip("-") or "model"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

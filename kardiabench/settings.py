@@ -1,0 +1,101 @@
+"""What a run is asked to do: the command line's options as one record, kept in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from kardiabench.contracts import OnBadRow
+from kardiabench.errors import ConfigError, RunError
+from kardiabench.prompts import HistoryContent, HistoryMode, PromptPlan
+from kardiabench.sampling import Selection
+from kardiabench.scoring import DEFAULT_WEIGHTS, MissingPolicy
+
+#: Judged on every run: they cost nothing and the composite needs them.
+ALWAYS = ("format", "emotion")
+DEFAULT_DATASET = "KardiaBench"
+DEFAULT_SEED = 0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything a run needs, JSON-able. `judges` are specs (`rubric:model=…,samples=3`)."""
+
+    model: str
+    dataset: str = DEFAULT_DATASET
+    split: str | None = None
+    revision: str | None = None
+    on_bad_row: OnBadRow = "fail"
+    limit: int | None = None
+    limit_personas: int | None = None
+    emotions: Sequence[str] = ()
+    history: HistoryMode = "gold"
+    history_content: HistoryContent = "spans"
+    system_prompt: str = "dataset"
+    judges: Sequence[str] = ()
+    judge_model: str | None = None
+    judge_api_base: str | None = None
+    no_rubric: bool = False
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+    on_missing: MissingPolicy = "mask"
+    temperature: float | None = None
+    max_tokens: int = 4096
+    seed: int | None = DEFAULT_SEED
+    api_base: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: int = 32
+    timeout: float = 120.0
+    retries: int = 6
+    plugins: Sequence[str] = ()
+    cache: bool = True
+
+    @property
+    def selection(self) -> Selection:
+        """Which dialogues are used."""
+        return Selection(self.limit, self.limit_personas, tuple(self.emotions))
+
+    @property
+    def prompts(self) -> PromptPlan:
+        """How prompts are built."""
+        return PromptPlan(self.system_prompt, self.history, self.history_content)
+
+    @property
+    def judge_specs(self) -> list[str]:
+        """The judges to run: `format` and `emotion`, and those asked for (else `rubric`)."""
+        chosen = list(self.judges) or ([] if self.no_rubric else ["rubric"])
+        if self.no_rubric:
+            chosen = [spec for spec in chosen if _judge_name(spec) != "rubric"]
+        named = {_judge_name(spec) for spec in chosen}
+        specs = [name for name in ALWAYS if name not in named] + chosen
+        return [self._with_judge_model(spec) for spec in specs]
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as the manifest keeps them."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(config: Mapping[str, Any], where: str) -> RunSettings:
+        """The settings that a manifest holds; raise `RunError` when this version cannot."""
+        known = {item.name for item in fields(RunSettings)}
+        unknown = sorted(set(config) - known)
+        if unknown or "model" not in config:
+            raise RunError(
+                f"{where} was made by another version of kardiabench (its configuration has "
+                f"{', '.join(unknown) or 'no model'}); resume it with that version"
+            )
+        return RunSettings(**config)
+
+    def _with_judge_model(self, spec: str) -> str:
+        if _judge_name(spec) != "rubric":
+            return spec
+        for option, value in (("model", self.judge_model), ("api_base", self.judge_api_base)):
+            if value is not None and f"{option}=" not in spec:
+                if "," in value:
+                    raise ConfigError(f"the rubric's {option} {value!r} may not hold a comma")
+                spec += ("," if ":" in spec else ":") + f"{option}={value}"
+        return spec
+
+
+def _judge_name(spec: str) -> str:
+    return spec.partition(":")[0].strip()
