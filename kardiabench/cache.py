@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import time
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kardiabench.contracts import ChatModel
 from kardiabench.errors import ConfigError
@@ -17,6 +18,9 @@ from kardiabench.records import ChatRequest, Completion, Verdict
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+#: Seconds to wait for another process that is writing.
+_PATIENCE = 10.0
+_Record = TypeVar("_Record")
 _SCHEMA = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID"
 
 
@@ -54,10 +58,7 @@ class Cache:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute(_SCHEMA)
+            self._database = _opened(path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
                 f"the cache {path} cannot be used ({error}); delete it, name another in "
@@ -67,8 +68,7 @@ class Cache:
 
     def get_completion(self, key: str) -> Completion | None:
         """The stored completion, or None."""
-        value = self._get(key)
-        return None if value is None else self._completions.validate_json(value)
+        return _read(self._completions, self._get(key))
 
     def put_completion(self, key: str, completion: Completion) -> None:
         """Store `completion` if it is whole and went well."""
@@ -77,8 +77,7 @@ class Cache:
 
     def get_verdict(self, key: str) -> Verdict | None:
         """The stored verdict, or None."""
-        value = self._get(f"v:{key}")
-        return None if value is None else self._verdicts.validate_json(value)
+        return _read(self._verdicts, self._get(f"v:{key}"))
 
     def put_verdict(self, key: str, verdict: Verdict) -> None:
         """Store `verdict` if it is a judgement."""
@@ -124,3 +123,37 @@ class Cache:
         sys.stderr.write(
             f"warning: the cache {self.path} stopped working ({error}); going on without it\n"
         )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+    try:
+        _set_up(database)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _set_up(database: sqlite3.Connection) -> None:
+    """Make a new file ours. SQLite does not wait by itself when two processes do so at once."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.execute(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _read(adapter: TypeAdapter[_Record], value: bytes | None) -> _Record | None:
+    """The record that `value` is; None for one that is damaged, which is then made again."""
+    try:
+        return None if value is None else adapter.validate_json(value)
+    except ValueError:
+        return None

@@ -18,7 +18,6 @@ _KNOWN = frozenset(EMOTIONS)
 _LONGEST = 200
 
 
-@lru_cache(maxsize=4096)
 def match_emotion(text: str) -> str | None:
     """The label that `text` names, or None.
 
@@ -26,8 +25,11 @@ def match_emotion(text: str) -> str | None:
     punctuation: ` **Anxious.** ` is `anxious`; `anxious, sad`, `anxiety` and `very anxious` are
     nothing.
     """
-    if len(text) > _LONGEST:
-        return None
+    return None if len(text) > _LONGEST else _match(text)  # the cache never keeps a long text
+
+
+@lru_cache(maxsize=4096)
+def _match(text: str) -> str | None:
     folded = unicodedata.normalize("NFKC", text).casefold()
     label = " ".join("".join(map(_fold_character, folded)).split())
     return label if label in _KNOWN else None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from kardiabench.contracts import ChatModel
-from kardiabench.records import Item, Reply
+from kardiabench.dialogues import Dialogues
+from kardiabench.records import Item, Reply, Turn
 from kardiabench.session import Session
 
 #: Turns whose prompts are built and counted; the rest is taken to be like them.
-_PROBED_TURNS = 24
+_PROBED_TURNS = 48
 _CHARACTERS_PER_TOKEN = 4.0
 #: Tokens of a judge's answer: a quote of a few words and a score, five times, with its JSON.
 _VERDICT_TOKENS = 250
@@ -38,38 +39,49 @@ def estimate(session: Session) -> list[Line]:
     Prompt tokens are counted on a few turns and scaled. Answers range from the gold replies'
     length (for judges from a terse verdict) to `max_tokens`, the most that can be paid for.
     """
-    turns = list(islice(session.dialogues.turns(), _PROBED_TURNS))
-    items = [Item(turn, Reply(turn.id, turn.gold)) for turn in turns]
-    prompts = [session.prompts.messages(turn, turn.history) for turn in turns]
-    total = session.dialogues.n_turns
-    gold = _mean_tokens(session.model, [turn.gold for turn in turns])
+    turns = _probe(session.dialogues)
     lines = []
     if getattr(session.model, "price", None) is not None:
-        texts = ["\n".join(m.content for m in prompt) for prompt in prompts]
-        lines.append(
-            _line(
-                "replies",
-                session.model,
-                texts,
-                calls=total,
-                low=gold,
-                high=session.settings.max_tokens,
-            )
-        )
-    for judge in session.scorer.judges:
-        build: Any = getattr(judge, "messages", None)
-        model: Any = getattr(judge, "model", None)
-        if build is None or model is None:
-            continue
-        texts = ["\n".join(m.content for m in build(item)) for item in items]
-        calls = total * int(getattr(judge, "samples", 1))
-        ceiling = int(getattr(getattr(model, "options", None), "max_tokens", _VERDICT_TOKENS))
-        lines.append(
-            _line(
-                f"judge {judge.name}", model, texts, calls=calls, low=_VERDICT_TOKENS, high=ceiling
-            )
-        )
-    return lines
+        lines.append(_replies_line(session, turns))
+    items = [Item(turn, Reply(turn.id, turn.gold)) for turn in turns]
+    judged = [_judge_line(session, judge, items) for judge in session.scorer.judges]
+    return lines + [line for line in judged if line is not None]
+
+
+def _probe(dialogues: Dialogues) -> list[Turn]:
+    """Turns from all over the dataset: early turns of a dialogue are shorter than late ones."""
+    number = min(_PROBED_TURNS, dialogues.n_turns)
+    places = random.Random(0).sample(range(dialogues.n_turns), number)  # noqa: S311 (no secret)
+    wanted = frozenset(places)
+    return [turn for place, turn in enumerate(dialogues.turns()) if place in wanted]
+
+
+def _replies_line(session: Session, turns: Sequence[Turn]) -> Line:
+    prompts = [session.prompts.messages(turn, turn.history) for turn in turns]
+    return _line(
+        "replies",
+        session.model,
+        ["\n".join(message.content for message in prompt) for prompt in prompts],
+        calls=session.dialogues.n_turns,
+        low=_mean_tokens(session.model, [turn.gold for turn in turns]),
+        high=session.settings.max_tokens,
+    )
+
+
+def _judge_line(session: Session, judge: Any, items: Sequence[Item]) -> Line | None:
+    """None for a judge that asks no model."""
+    build, model = getattr(judge, "messages", None), getattr(judge, "model", None)
+    if build is None or getattr(model, "price", None) is None:
+        return None
+    options = getattr(model, "options", None)
+    return _line(
+        f"judge {judge.name}",
+        model,
+        ["\n".join(message.content for message in build(item)) for item in items],
+        calls=session.dialogues.n_turns * int(getattr(judge, "samples", 1)),
+        low=_VERDICT_TOKENS,
+        high=int(getattr(options, "max_tokens", _VERDICT_TOKENS)),
+    )
 
 
 def _line(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kardiabench import preflight
-from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, ConfigError
+from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, ConfigError, KardiaBenchError
+from kardiabench.estimate import estimate
 from kardiabench.pending import Pending
 from kardiabench.progress import Progress
 from kardiabench.runner import Control, Runner
@@ -43,24 +45,42 @@ class Outcome:
     summary: dict[str, Any]
 
 
-def execute(session: Session, store: RunStore, manner: Manner, progress: Progress) -> Outcome:
-    """Do what is pending in `store`; write the summary; never raise for a failed turn."""
+def execute(
+    session: Session,
+    store: RunStore,
+    manner: Manner,
+    progress: Progress,
+    manifest: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Do what is pending in `store`; write the summary; never raise for a failed turn.
+
+    A new `manifest` takes the old one's place as soon as the preflight went well.
+    """
     control = Control(max_cost=manner.max_cost)
     pending = Pending(store.path, session.scorer.fingerprints, retry_errors=manner.retry_errors)
     runner = Runner(session, store, pending, control, progress, generate=manner.generate)
-    asyncio.run(_drive(runner, manner, progress))
+    with warnings.catch_warnings():
+        # What a cancelled call inside a client library had prepared and never awaited.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        asyncio.run(_drive(runner, manner, progress, manifest))
     summary = summarise(store.path, store.manifest)
     store.save_summary(summary)
     code, sentence = _verdict_on_run(summary, control, manner, store.path)
     return Outcome(code, sentence, summary)
 
 
-async def _drive(runner: Runner, manner: Manner, progress: Progress) -> None:
+async def _drive(
+    runner: Runner, manner: Manner, progress: Progress, manifest: Mapping[str, Any] | None
+) -> None:
     session, pending, control = runner.session, runner.pending, runner.control
     try:
         with _signals(control, progress):
-            if manner.preflight and not _nothing_to_do(session, pending):
-                await _preflight(session, manner)
+            if manner.max_cost is not None:
+                control.dearest = _dearest_call(session)
+            if manner.preflight:
+                await _preflight(session, pending, manner)
+            if manifest is not None:
+                runner.store.save_manifest(manifest)
             with progress.running(session.dialogues.n_turns, pending, control):
                 await runner.run()
     except asyncio.CancelledError:
@@ -72,27 +92,26 @@ async def _drive(runner: Runner, manner: Manner, progress: Progress) -> None:
         await session.aclose()
 
 
-async def _preflight(session: Session, manner: Manner) -> None:
-    if manner.generate:
-        await preflight.check(session)
-    else:
+async def _preflight(session: Session, pending: Pending, manner: Manner) -> None:
+    """Try the model if there is something left to generate, the judges if to judge."""
+    turns = session.dialogues.n_turns
+    if manner.generate and pending.n_replied < turns:
+        await session.model.preflight()
+    if pending.n_judged < turns:
         await preflight.check_judges(session)
-    if manner.max_cost is not None:
-        _check_prices(session)
 
 
-def _check_prices(session: Session) -> None:
-    for model in (session.model, *session.judge_models.values()):
-        price = getattr(model, "price", None)
-        if price is not None and price(1000, 1000) is None:
+def _dearest_call(session: Session) -> float:
+    """The price of one ordinary call, of the model or the judge that asks most for it."""
+    prices = [0.0]
+    for line in estimate(session):
+        if line.price_low is None:
             raise ConfigError(
-                f"--max-cost cannot be kept: no price is known for {model.name}; leave it out, "
+                f"--max-cost cannot be kept: no price is known for {line.model}; leave it out, "
                 "or bound the run with --limit"
             )
-
-
-def _nothing_to_do(session: Session, pending: Pending) -> bool:
-    return pending.n_replied == pending.n_judged == session.dialogues.n_turns
+        prices.append(line.price_low / line.calls)
+    return max(prices)
 
 
 @contextmanager
@@ -105,8 +124,11 @@ def _signals(control: Control, progress: Progress) -> Iterator[None]:
         if control.stop == "interrupt":
             cancel()
             return
-        control.halt("interrupt")
-        progress.say("interrupted: finishing the calls in flight; press Ctrl-C again to stop now")
+        control.stop = "interrupt"  # it goes before any other reason: the user wants to leave
+        progress.say(
+            f"interrupted: finishing the calls in flight, {GRACE:g} s at most; "
+            "press Ctrl-C again to stop now"
+        )
         loop.call_later(GRACE, cancel)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -120,11 +142,13 @@ def _signals(control: Control, progress: Progress) -> Iterator[None]:
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The failure that made the others stop."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """The failure that made the others stop: one that was foreseen, if there is one."""
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[Any]] = [group]
+    for one in groups:  # grows while it is read
+        leaves += [e for e in one.exceptions if not isinstance(e, BaseExceptionGroup)]
+        groups += [e for e in one.exceptions if isinstance(e, BaseExceptionGroup)]
+    return next((e for e in leaves if isinstance(e, KardiaBenchError)), leaves[0])
 
 
 def _verdict_on_run(
@@ -136,13 +160,19 @@ def _verdict_on_run(
     if control.stop == "fatal":
         return EXIT_INCOMPLETE, f"stopped: {control.detail}; then {resume}"
     if control.stop == "max_cost":
-        limit = f"--max-cost {manner.max_cost:g} reached after ${control.spent:.4f}"
-        return EXIT_INCOMPLETE, f"{limit}; {resume} with a higher --max-cost"
+        limit = f"--max-cost {manner.max_cost:g} reached: ${control.spent:.4f} was spent this time"
+        return EXIT_INCOMPLETE, f"{limit}; {resume} --max-cost USD"
     errors = summary["turns"]["by_status"].get("error", 0)
     if errors:
         kinds = ", ".join(f"{kind} {n}" for kind, n in summary["turns"]["errors_by_kind"].items())
         again = f"retry them with: kardiabench resume {path} --retry-errors"
+        if set(summary["turns"]["errors_by_kind"]) == {"missing"}:
+            again = "the replayed replies lack them: add them to the file and run it again"
         return EXIT_INCOMPLETE, f"{errors} turns ended in an error ({kinds}); {again}"
+    turns = summary["turns"]
+    if turns["answered"] < turns["planned"]:
+        what = f"only {turns['answered']} of {turns['planned']} turns have a reply"
+        return EXIT_INCOMPLETE, f"{what}; {resume}"
     return _check_coverage(summary, manner, path)
 
 

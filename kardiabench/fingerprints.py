@@ -6,11 +6,21 @@ import hashlib
 import json
 
 from kardiabench.contracts import Identity
+from kardiabench.errors import ConfigError
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no white space: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """JSON with sorted keys and no white space: equal values give equal text.
+
+    Raises `ConfigError` for what JSON cannot hold: a number that is not finite, a date, a set.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"an option has a value that JSON cannot hold ({error}); give text, finite numbers, "
+            "true, false, or lists of them"
+        ) from error
 
 
 def digest(value: object, length: int = 16) -> str:

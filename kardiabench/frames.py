@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kardiabench.results import judges_of, turn_order
+from kardiabench.emotions import match_emotion
+from kardiabench.records import Dimension, Usage, Verdict
+from kardiabench.results import current_verdicts, judges_of, turn_order
 from kardiabench.scoring import composite
+from kardiabench.spans import SPAN_NAMES
 from kardiabench.store import (
     SUMMARY,
     Manifest,
     StoredReply,
-    StoredVerdict,
     iterate_replies,
-    iterate_verdicts,
     read_manifest,
     read_summary,
     reply_digest,
@@ -24,6 +25,15 @@ from kardiabench.store import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REPLY_COLUMNS = (
+    "turn_id", "dialogue_id", "persona_id", "gold_emotion", "predicted_emotion", "status",
+    "detail", "text", *SPAN_NAMES, "problems", "finish_reason", "latency",
+    *(item.name for item in fields(Usage)),
+)  # fmt: skip
+VERDICT_COLUMNS = (
+    "turn_id", "judge", "dimension", "score", "status", "evidence", "fingerprint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class Run:
     the four spans, problems, status, detail, usage, latency in seconds.
     `verdicts`: one row a turn, judge and dimension: score (NaN where there is none), status,
     evidence, fingerprint.
-    `scores`: one row a turn: a column `judge.dimension` each, and `composite`.
+    `scores`: one row a turn, indexed as `replies`: a column `judge.dimension` each, and
+    `composite`; NaN where there is none.
     """
 
     path: Path
@@ -53,53 +64,56 @@ class Run:
     @cached_property
     def replies(self) -> pd.DataFrame:
         """One row a turn."""
-        import pandas as pd
-
-        rows = [_reply_row(stored) for _, stored in sorted(self._current.items(), key=_order)]
-        return pd.DataFrame(rows).set_index("turn_id") if rows else pd.DataFrame()
+        rows = [_reply_row(stored) for stored in self._current.values()]
+        return _frame(rows, REPLY_COLUMNS).astype({"cost": "float64"}).set_index("turn_id")
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row a turn, judge and dimension."""
-        import pandas as pd
-
-        rows = [row for line in self._current_verdicts() for row in _verdict_rows(line)]
-        return pd.DataFrame(rows)
+        rows = [row for verdict in self._verdicts for row in _verdict_rows(verdict)]
+        return _frame(rows, VERDICT_COLUMNS).astype({"score": "float64"})
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """One row a turn, a column a dimension, and the composite."""
         import pandas as pd
 
-        wide = self.verdicts.assign(
-            column=self.verdicts["judge"] + "." + self.verdicts["dimension"]
-        ).pivot_table(index="turn_id", columns="column", values="score", dropna=False)
-        wide.columns.name = None
-        return wide.assign(composite=pd.Series(self._composites()))
+        columns = [f"{judge}.{d.name}" for judge, dims in self._judges.items() for d in dims]
+        rows: dict[str, dict[str, float | None]] = {turn_id: {} for turn_id in self._current}
+        by_turn: dict[str, dict[str, Mapping[str, float | None]]] = {t: {} for t in rows}
+        for verdict in self._verdicts:
+            by_turn[verdict.turn_id][verdict.judge] = verdict.scores
+            for name, score in verdict.scores.items():
+                rows[verdict.turn_id][f"{verdict.judge}.{name}"] = score
+        for turn_id, scores in by_turn.items():
+            rows[turn_id]["composite"] = self._composite(scores)
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "composite"])
+        return frame.astype("float64").rename_axis("turn_id")
+
+    @cached_property
+    def _judges(self) -> dict[str, tuple[Dimension, ...]]:
+        return judges_of(self.manifest)
 
     @cached_property
     def _current(self) -> dict[str, StoredReply]:
-        return {s.reply.turn_id: s for _, s in iterate_replies(self.path)}
+        """The last reply to each turn, in the canonical order."""
+        latest = {stored.reply.turn_id: stored for _, stored in iterate_replies(self.path)}
+        return {turn_id: latest[turn_id] for turn_id in sorted(latest, key=turn_order)}
 
-    def _current_verdicts(self) -> Iterator[StoredVerdict]:
+    @cached_property
+    def _verdicts(self) -> list[Verdict]:
+        """The last verdict of each judge on each turn, by turn and judge."""
+        digests = {turn_id: reply_digest(s.reply) for turn_id, s in self._current.items()}
         latest = {
-            (line.verdict.turn_id, line.verdict.judge): line
-            for line in iterate_verdicts(self.path)
-            if (stored := self._current.get(line.verdict.turn_id)) is not None
-            and line.reply_digest == reply_digest(stored.reply)
+            (verdict.turn_id, verdict.judge): verdict
+            for verdict in current_verdicts(self.path, self.manifest, digests)
         }
-        for key in sorted(latest, key=lambda pair: (*turn_order(pair[0]), pair[1])):
-            yield latest[key]
+        keys = sorted(latest, key=lambda pair: (turn_order(pair[0]), pair[1]))
+        return [latest[key] for key in keys]
 
-    def _composites(self) -> dict[str, float | None]:
-        scorer, dimensions = self.manifest["protocol"]["scorer"], judges_of(self.manifest)
-        by_turn: dict[str, dict[str, Any]] = {}
-        for line in self._current_verdicts():
-            by_turn.setdefault(line.verdict.turn_id, {})[line.verdict.judge] = line.verdict.scores
-        return {
-            turn: composite(scores, dimensions, scorer["weights"], scorer["missing"])
-            for turn, scores in by_turn.items()
-        }
+    def _composite(self, scores: Mapping[str, Mapping[str, float | None]]) -> float | None:
+        scorer = self.manifest["protocol"]["scorer"]
+        return composite(scores, self._judges, scorer["weights"], scorer["missing"])
 
 
 def load_run(path: str | Path) -> Run:
@@ -107,13 +121,14 @@ def load_run(path: str | Path) -> Run:
     return Run(Path(path), read_manifest(Path(path)))
 
 
-def _order(pair: tuple[str, StoredReply]) -> tuple[str, int]:
-    return turn_order(pair[0])
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """`rows` under `columns`, which are there even when there are no rows."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def _reply_row(stored: StoredReply) -> dict[str, Any]:
-    from kardiabench.emotions import match_emotion
-
     reply, spans = stored.reply, stored.reply.spans
     return {
         "turn_id": reply.turn_id,
@@ -135,8 +150,7 @@ def _reply_row(stored: StoredReply) -> dict[str, Any]:
     }
 
 
-def _verdict_rows(line: StoredVerdict) -> Iterator[dict[str, Any]]:
-    verdict = line.verdict
+def _verdict_rows(verdict: Verdict) -> Iterator[dict[str, Any]]:
     for dimension, score in verdict.scores.items():
         yield {
             "turn_id": verdict.turn_id,

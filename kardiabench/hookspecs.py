@@ -1,12 +1,15 @@
-"""The hooks a plugin can implement. A plugin is a module under the entry-point group `kardiabench`.
+"""The hooks a plugin can implement; docs/plugins.md has a complete example of each.
 
-from kardiabench.hookspecs import hookimpl
+A plugin is a module that is named under the entry-point group `kardiabench`, or a file that is
+given with `--plugin`::
 
-KARDIABENCH_API = 1
+    from kardiabench.hookspecs import hookimpl
 
-@hookimpl
-def register_judges(register):
-register("brevity", "my_package.brevity:build")
+    KARDIABENCH_API = 1
+
+    @hookimpl
+    def register_judges(register):
+        register("brevity", "my_package.brevity:build")
 """
 
 from __future__ import annotations

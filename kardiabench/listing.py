@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from kardiabench.contracts import Judge
 from kardiabench.dialogues import load
 from kardiabench.errors import ConfigError, PluginError
+from kardiabench.guards import reason, stdout_diverted
 from kardiabench.plugins import Registry, load_registry
 from kardiabench.preflight import sample_item
+from kardiabench.records import Item, Message
 from kardiabench.scoring import describe
 from kardiabench.session import Models, judge_context
 from kardiabench.settings import RunSettings
@@ -50,7 +52,7 @@ def describe_judge(registry: Registry, spec: str) -> str:
     if messages is None:
         return "\n".join([*lines, "This judge sends no prompt: it asks no model."])
     lines.append("The exact prompt for the sample's first turn with its gold reply:")
-    for message in messages(sample_item()):
+    for message in _sample_prompt(judge.name, messages):
         lines += ["", f"--- {message.role} ---", message.content]
     return "\n".join(lines)
 
@@ -73,6 +75,16 @@ def iterate_prompts(settings: RunSettings) -> Iterator[dict[str, Any]]:
             "persona_id": turn.dialogue.persona_id,
             "messages": [{"role": m.role, "content": m.content} for m in messages],
         }
+
+
+def _sample_prompt(judge: str, messages: Callable[[Item], Iterable[Message]]) -> list[Message]:
+    try:
+        with stdout_diverted:
+            return list(messages(sample_item()))
+    except Exception as error:
+        raise PluginError(
+            f"judge {judge!r} cannot show its prompt: {reason(error)}; mend its `messages`"
+        ) from error
 
 
 def _row(registry: Registry, name: str) -> dict[str, Any]:

@@ -6,11 +6,17 @@ something nobody registered, and that error names it.
 
 from __future__ import annotations
 
+import difflib
+import functools
+import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, Literal, TypeVar
@@ -28,13 +34,28 @@ from kardiabench.contracts import (
     ModelOptions,
     RowSource,
 )
-from kardiabench.errors import ConfigError, PluginError, did_you_mean
+from kardiabench.errors import ConfigError, KardiaBenchError, PluginError, did_you_mean
+from kardiabench.guards import (
+    FAULTS,
+    GuardedJudge,
+    GuardedModel,
+    HintedModel,
+    NamedJudge,
+    guarded_source,
+    reason,
+    stdout_diverted,
+)
 
 BUILT_IN = "built in"
 HOOKS = ("register_judges", "register_models", "register_datasets")
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_DOTTED = re.compile(r"[\w.]+:[\w.]+")
+_SIGNATURE = re.compile(r"hookimpl definition: (.+)")
+
 _Factory = TypeVar("_Factory", bound=Callable[..., Any])
 ProblemKind = Literal["broken", "misspelt hook", "incompatible", "duplicate", "not a plugin"]
+Kind = Literal["judge", "model", "dataset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +72,21 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[_Factory]):
-    """One registered factory and the plugin that it comes from."""
+    """One registered factory and where it comes from: a distribution and its version, or a file."""
 
     name: str
     factory: _Factory | str
     origin: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        by = "" if self.origin == BUILT_IN else f" of plugin {self.origin!r}"
+        return f"{self.kind} {self.name!r}{by}"
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is the project's own."""
+        return self.origin == BUILT_IN
 
     def resolve(self) -> _Factory:
         """Import the factory where it was registered by name."""
@@ -63,14 +94,30 @@ class Entry(Generic[_Factory]):
             return self.factory
         module_name, _, attribute = self.factory.partition(":")
         try:
-            module = importlib.import_module(module_name)
-            factory: _Factory = getattr(module, attribute)
-        except Exception as error:
+            with stdout_diverted:
+                module: Any = importlib.import_module(module_name)
+            factory: _Factory = functools.reduce(getattr, attribute.split("."), module)
+        except FAULTS as error:
             raise PluginError(
-                f"{self.name!r} of {self.origin} cannot be loaded from {self.factory!r} "
-                f"({type(error).__name__}: {error}); repair or uninstall that plugin"
+                f"{self} cannot be loaded from {self.factory!r} ({reason(error)}); "
+                "repair or uninstall what provides it"
             ) from error
         return factory
+
+    def make(self, *arguments: Any) -> Any:
+        """Call the factory. What a plugin's raises, other than our own errors, names the plugin."""
+        factory = self.resolve()
+        if self.built_in:
+            return factory(*arguments)
+        try:
+            with stdout_diverted:
+                return factory(*arguments)
+        except KardiaBenchError:
+            raise
+        except FAULTS as error:
+            raise PluginError(
+                f"{self} cannot be made: {reason(error)}; check its options, or leave it out"
+            ) from error
 
 
 @dataclass
@@ -83,14 +130,17 @@ class Registry:
     problems: list[Problem] = field(default_factory=list)
 
     def make_judge(self, spec: str, context: JudgeContext) -> Judge:
-        """Make a judge from `NAME` or `NAME:option=value,…`; the option `as` renames it."""
+        """Make a judge from `NAME` or `NAME:option=value,…`; the option `as` renames it.
+
+        It goes by the name that it is registered under, or by `as`, whatever it calls itself.
+        """
         name, options = parse_spec(spec)
         entry = self._find(self.judges, name, "judge")
-        label = options.pop("as", None)
-        judge = entry.resolve()(options, context)
-        if label is not None:
-            judge.name = label
-        return judge
+        label = _checked_label(spec, options.pop("as", name))
+        judge: Judge = entry.make(options, context)
+        if not entry.built_in:
+            return GuardedJudge(judge, label, str(entry))
+        return judge if judge.name == label else NamedJudge(judge, label)
 
     def open_model(
         self, name: str, options: ModelOptions | None = None, **changes: Any
@@ -98,30 +148,34 @@ class Registry:
         """Make the model `name`: by its prefix, else through litellm. Nothing is called yet."""
         settings = replace(options or ModelOptions(), **changes)
         prefix, slash, rest = name.partition("/")
+        entry = self.models.get(prefix)
+        if entry is not None:
+            if not slash or not rest:
+                raise PluginError(f"model {name!r} is a prefix only; write {prefix}/NAME")
+            model: ChatModel = entry.make(name, settings)
+            return model if entry.built_in else GuardedModel(model, f"{entry} ({name})")
         if prefix in ("hf", "vllm"):
             raise PluginError(
                 f"{name!r}: this version does not run {prefix} models in process; serve the model "
                 f"(`vllm serve {rest}`) and use --model hosted_vllm/{rest} --api-base URL"
             )
-        entry = self.models.get(prefix) if slash else None
-        if entry is not None:
-            return entry.resolve()(name, settings)
         from kardiabench.models import api
 
-        try:
-            return api.build(name, settings)
-        except PluginError as error:
-            raise PluginError(f"{error}{self._suspects()}") from error
+        hint = self._own_model(prefix, rest) + self._suspects()
+        return HintedModel(api.build(name, settings), hint) if hint else api.build(name, settings)
 
     def open_dataset(
         self, name: str, split: str | None = None, revision: str | None = None
     ) -> RowSource:
         """Open the dataset `name`: a registered name, else a path."""
-        if name in self.datasets:
-            return self.datasets[name].resolve()(name, split, revision)
-        if name == "Jhcircle/KardiaBench":
-            return self.open_dataset("KardiaBench", split, revision)
-        if not Path(name).exists() and not any(mark in name for mark in "/\\."):
+        if name == "Jhcircle/KardiaBench" and name not in self.datasets:
+            name = "KardiaBench"
+        entry = self.datasets.get(name)
+        if entry is not None:
+            source: RowSource = entry.make(name, split, revision)
+            return source if entry.built_in else guarded_source(source, str(entry))
+        path_like = any(mark in name for mark in "/\\.")
+        if not Path(name).expanduser().exists() and (self.problems or not path_like):
             raise PluginError(
                 f"dataset {name!r} is neither known nor a path here; "
                 f"{did_you_mean(name, self.datasets)}{self._suspects()}"
@@ -130,6 +184,19 @@ class Registry:
 
         return open_path(name, split, revision)
 
+    @property
+    def origins(self) -> dict[str, dict[str, str]]:
+        """Where what plugins registered comes from, by kind and name; nothing built in."""
+        kinds: Mapping[str, Mapping[str, Entry[Any]]] = {
+            "judges": self.judges,
+            "models": self.models,
+            "datasets": self.datasets,
+        }
+        return {
+            kind: {name: entry.origin for name, entry in entries.items() if not entry.built_in}
+            for kind, entries in kinds.items()
+        }
+
     def _find(
         self, entries: Mapping[str, Entry[_Factory]], name: str, kind: str
     ) -> Entry[_Factory]:
@@ -137,6 +204,11 @@ class Registry:
             hint = did_you_mean(name, entries)
             raise PluginError(f"{kind} {name!r} is not registered; {hint}{self._suspects()}")
         return entries[name]
+
+    def _own_model(self, prefix: str, rest: str) -> str:
+        """A hint at the registered prefix that is nearly `prefix`, if there is one."""
+        close = difflib.get_close_matches(prefix, self.models, n=1)
+        return f"; or did you mean '{close[0]}/{rest}'?" if close and rest else ""
 
     def _suspects(self) -> str:
         if not self.problems:
@@ -150,12 +222,15 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     options: dict[str, str] = {}
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise ConfigError(
                 f"judge {spec!r}: {part!r} is not of the form option=value; "
                 "write for example rubric:model=openai/gpt-4o,samples=3"
             )
-        options[key.strip()] = value.strip()
+        if key in options:
+            raise ConfigError(f"judge {spec!r} has the option {key!r} twice; leave one out")
+        options[key] = value.strip()
     return name.strip(), options
 
 
@@ -166,134 +241,239 @@ def load_registry(plugin_files: Sequence[str] = ()) -> Registry:
     cannot be loaded is a `Problem` of the registry.
     """
     loader = _Loader()
-    builtins = importlib.import_module("kardiabench.builtins")
     _check_own_packages()
-    loader.add(BUILT_IN, builtins)
-    for entry_point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda e: e.name):
-        loader.add_entry_point(entry_point)
-    for path in plugin_files:
-        loader.add(path, _import_file(path))
-        loader.stop_if_left_out(path)
+    loader.add(BUILT_IN, importlib.import_module("kardiabench.builtins"))
+    for origin, entry_point in _installed(loader.registry.problems):
+        loader.add_entry_point(origin, entry_point)
+    for path in {Path(path).expanduser().absolute(): path for path in plugin_files}.values():
+        loader.add_file(path)
     return loader.registry
 
 
 class _Loader:
-    """Registers plugins one by one with pluggy and collects what they offer."""
+    """Registers plugins one by one and collects what they offer."""
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self.manager.add_hookspecs(hookspecs)
+        self._seen: set[int] = set()
 
-    def add_entry_point(self, entry_point: EntryPoint) -> None:
-        origin = entry_point.dist.name if entry_point.dist else entry_point.name
+    def add_entry_point(self, origin: str, entry_point: EntryPoint) -> None:
         try:
-            module = entry_point.load()
-        except Exception as error:
-            self._leave_out(origin, "broken", f"{type(error).__name__}: {error}")
+            with stdout_diverted:
+                plugin = entry_point.load()
+        except FAULTS as error:
+            self._leave_out(origin, "broken", reason(error))
             return
-        self.add(origin, module)
+        self.add(origin, plugin)
 
-    def add(self, origin: str, module: ModuleType) -> None:
-        wanted = getattr(module, "KARDIABENCH_API", hookspecs.API_VERSION)
-        if wanted != hookspecs.API_VERSION:
-            self._leave_out(
-                origin,
-                "incompatible",
-                f"written for plugin API {wanted}, this is {hookspecs.API_VERSION}; "
-                "update the older of the two",
-            )
-            return
-        try:
-            self.manager.register(module, name=origin)
-            self.manager.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            self._unregister(module)
-            self._leave_out(origin, "misspelt hook", _hook_problem(module, error))
-            return
-        self._collect(origin, module)
-
-    def stop_if_left_out(self, origin: str) -> None:
+    def add_file(self, path: str) -> None:
+        self.add(path, _import_file(path))
         for problem in self.registry.problems:
-            if problem.plugin == origin:
-                raise PluginError(str(problem))
+            if problem.plugin == path:
+                raise PluginError(f"--plugin {path} ({problem.kind}): {problem.message}")
 
-    def _collect(self, origin: str, module: ModuleType) -> None:
-        others = [plugin for plugin in self.manager.get_plugins() if plugin is not module]
-        offered: list[tuple[dict[str, Any], Entry[Any]]] = []
-        kinds: tuple[dict[str, Any], ...] = (
-            self.registry.judges,
-            self.registry.models,
-            self.registry.datasets,
-        )
-        try:
-            for hook, known in zip(HOOKS, kinds, strict=True):
-                collect = _Collector(known, origin, offered)
-                self.manager.subset_hook_caller(hook, others)(register=collect)
-        except Exception as error:
-            self._unregister(module)
-            self._leave_out(origin, "broken", f"{type(error).__name__}: {error}")
+    def add(self, origin: str, plugin: object) -> None:
+        if id(plugin) in self._seen:  # one module under two entry points is one plugin
             return
-        if not any(caller.name in HOOKS for caller in self.manager.get_hookcallers(module) or ()):
-            self._leave_out(origin, "not a plugin", f"it implements none of {', '.join(HOOKS)}")
-        for known, entry in offered:
-            self._keep(known, entry)
+        self._seen.add(id(plugin))
+        try:
+            offered = _offers(origin, plugin)
+        except _LeftOut as problem:
+            self._leave_out(origin, problem.kind, problem.message)
+            return
+        for entry in offered:
+            self._keep(entry)
 
-    def _keep(self, known: dict[str, Any], entry: Entry[Any]) -> None:
-        first = known.setdefault(entry.name, entry)
+    def _keep(self, entry: Entry[Any]) -> None:
+        registry = self.registry
+        known: dict[Kind, dict[str, Entry[Any]]] = {
+            "judge": registry.judges,
+            "model": registry.models,
+            "dataset": registry.datasets,
+        }
+        first = known[entry.kind].setdefault(entry.name, entry)
         if first is not entry:
+            by = "itself" if first.origin == entry.origin else first.origin
             self._leave_out(
                 entry.origin,
                 "duplicate",
-                f"its {entry.name!r} is left out, since {first.origin} has that name already",
+                f"its {entry.kind} {entry.name!r} is left out, since that name is taken "
+                f"({by}); rename it there, or uninstall one of the two",
             )
 
-    def _unregister(self, module: ModuleType) -> None:
-        if self.manager.is_registered(module):
-            self.manager.unregister(module)
-
     def _leave_out(self, origin: str, kind: ProblemKind, message: str) -> None:
-        self.registry.problems.append(Problem(origin, kind, message))
+        self.registry.problems.append(Problem(origin, kind, " ".join(message.split())))
 
 
-class _Collector:
-    """The `register` callable that a hook is given."""
+class _LeftOut(Exception):  # noqa: N818 - it names what happens, not a failure of ours
+    """A plugin is left out, and why."""
 
-    def __init__(
-        self, known: dict[str, Any], origin: str, offered: list[tuple[dict[str, Any], Entry[Any]]]
-    ) -> None:
-        self.known, self.origin, self.offered = known, origin, offered
-
-    def __call__(self, name: str, factory: Callable[..., Any] | str) -> None:
-        self.offered.append((self.known, Entry(name, factory, self.origin)))
+    def __init__(self, kind: ProblemKind, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
 
 
-def _hook_problem(module: ModuleType, error: Exception) -> str:
-    for name in dir(module):
-        if name not in HOOKS and hasattr(getattr(module, name), f"{hookspecs.PROJECT}_impl"):
+def _offers(origin: str, plugin: object) -> list[Entry[Any]]:
+    """What `plugin` registers through its hooks; raise `_LeftOut` where it cannot be used.
+
+    A manager for each plugin: what is wrong with one cannot touch the next.
+    """
+    _check_version(plugin)
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    _register(manager, plugin)
+    offered: list[Entry[Any]] = []
+    kinds: tuple[Kind, ...] = ("judge", "model", "dataset")
+    for hook, kind in zip(HOOKS, kinds, strict=True):
+        collect = functools.partial(_collect, offered, origin, kind)
+        try:
+            with stdout_diverted:
+                getattr(manager.hook, hook)(register=collect)
+        except FAULTS as error:
+            raise _LeftOut("broken", f"its {hook} raised {reason(error)}") from error
+    if not offered:
+        raise _LeftOut("not a plugin", "its hooks register nothing")
+    return offered
+
+
+def _collect(
+    offered: list[Entry[Any]],
+    origin: str,
+    kind: Kind,
+    name: str,
+    factory: Callable[..., Any] | str,
+) -> None:
+    """Note one registration: the `register` that hooks are given."""
+    if not (isinstance(name, str) and (_NAME.fullmatch(name) or _is_dataset_name(kind, name))):
+        raise ValueError(f"{name!r} cannot name a {kind}: use letters, digits, '_', '.' and '-'")
+    if not callable(factory) and not (isinstance(factory, str) and _DOTTED.fullmatch(factory)):
+        raise TypeError(f"the factory of {name!r} is neither callable nor 'module:attribute'")
+    offered.append(Entry(name, factory, origin, kind))
+
+
+def _is_dataset_name(kind: Kind, name: str) -> bool:
+    """Datasets may be called `owner/name`, as on the Hub."""
+    return kind == "dataset" and all(map(_NAME.fullmatch, name.split("/")))
+
+
+def _check_version(plugin: object) -> None:
+    wanted = getattr(plugin, "KARDIABENCH_API", hookspecs.API_VERSION)
+    if wanted == hookspecs.API_VERSION:
+        return
+    newer = isinstance(wanted, int) and wanted > hookspecs.API_VERSION
+    raise _LeftOut(
+        "incompatible",
+        f"it is written for plugin API {wanted!r}, and this kardiabench has "
+        f"{hookspecs.API_VERSION}; update {'kardiabench' if newer else 'the plugin'}",
+    )
+
+
+def _register(manager: pluggy.PluginManager, plugin: object) -> None:
+    try:
+        manager.register(plugin, name="plugin")
+    except pluggy.PluginValidationError as error:
+        found = _SIGNATURE.search(str(error))
+        raise _LeftOut(
+            "broken",
+            "a hook is called with one argument, named register, which this does not take: "
+            + (found.group(1) if found else str(error)),
+        ) from error
+    except FAULTS as error:
+        raise _LeftOut("broken", reason(error)) from error
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise _LeftOut("misspelt hook", _misspelt(plugin) or str(error)) from error
+    if not manager.get_hookcallers(plugin):
+        raise _no_hooks(plugin)
+
+
+def _misspelt(plugin: object) -> str | None:
+    """A sentence on the first hook of `plugin` that there is not, marked as one or called so."""
+    for name in dir(plugin):
+        value = getattr(plugin, name, None)
+        marked = isinstance(getattr(value, f"{hookspecs.PROJECT}_impl", None), dict)
+        if name not in HOOKS and callable(value) and (marked or name.startswith("register_")):
             return f"there is no hook {name!r}; {did_you_mean(name, HOOKS)}"
-    return str(error).strip().replace("\n", " ")
+    return None
+
+
+def _no_hooks(plugin: object) -> _LeftOut:
+    unmarked = [name for name in HOOKS if callable(getattr(plugin, name, None))]
+    if unmarked:
+        return _LeftOut(
+            "not a plugin",
+            f"its {unmarked[0]} is not marked: write @hookimpl (from kardiabench.hookspecs) above",
+        )
+    misspelt = _misspelt(plugin)
+    if misspelt:
+        return _LeftOut("misspelt hook", misspelt)
+    kind = "module" if isinstance(plugin, ModuleType) else type(plugin).__name__
+    return _LeftOut("not a plugin", f"this {kind} implements none of {', '.join(HOOKS)}")
+
+
+def _installed(problems: list[Problem]) -> Iterator[tuple[str, EntryPoint]]:
+    """The origin and the entry point of every installed plugin, in the order of their names.
+
+    One by one, since one distribution with damaged metadata would end a search of them all.
+    """
+    found: list[tuple[str, str, EntryPoint]] = []
+    seen: set[str] = set()
+    for distribution in distributions():
+        origin = "an unreadable distribution"
+        try:
+            origin = f"{distribution.name} {distribution.version}"
+            points = distribution.entry_points.select(group=hookspecs.PROJECT)
+        except Exception as error:
+            problems.append(Problem(origin, "broken", f"its metadata: {reason(error)}"))
+            continue
+        # A distribution that stands on the path twice is imported from where it stands first.
+        if points and (name := distribution.name.lower().replace("_", "-")) not in seen:
+            seen.add(name)
+            found += [(point.name, origin, point) for point in points]
+    for _, origin, point in sorted(found, key=lambda entry: entry[:2]):
+        yield origin, point
 
 
 def _import_file(path: str) -> ModuleType:
-    file = Path(path)
+    file = Path(path).expanduser().absolute()
     if not file.is_file():
-        raise PluginError(f"--plugin {path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(f"kardiabench_plugin_{file.stem}", file)
+        raise PluginError(f"--plugin {path}: there is no such file; give the path of a .py file")
+    # A module has to be in `sys.modules` while it runs: dataclasses look their module up there.
+    digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
+    name = f"kardiabench_plugin_{digest}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise PluginError(f"--plugin {path}: not a Python file")
+        raise PluginError(f"--plugin {path}: this is no Python file; give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise PluginError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        with stdout_diverted:
+            spec.loader.exec_module(module)
+    except FAULTS as error:
+        del sys.modules[name]
+        raise PluginError(f"--plugin {path} is broken: {reason(error)}; repair it") from error
     return module
 
 
+def _checked_label(spec: str, label: str) -> str:
+    if not _NAME.fullmatch(label):
+        raise ConfigError(
+            f"judge {spec!r}: {label!r} cannot name a judge; use letters, digits, '_', '.' and '-'"
+        )
+    return label
+
+
 def _check_own_packages() -> None:
-    judges = importlib.import_module("judges")
-    if not getattr(judges, "KARDIABENCH_PACKAGE", False):
+    """Other distributions have packages of our names, and pip overwrites silently."""
+    try:
+        judges = importlib.import_module("judges")
+        trouble = None if getattr(judges, "KARDIABENCH_PACKAGE", False) else "is another's"
+        where = getattr(judges, "__file__", None) or next(iter(judges.__path__), "?")
+    except FAULTS as error:
+        where, trouble = "an unknown place", f"cannot be imported ({reason(error)})"
+    if trouble:
         raise PluginError(
-            f"the package 'judges' at {judges.__path__[0]} belongs to another distribution; "
+            f"the package 'judges' at {where} {trouble}, not kardiabench's: "
             "install kardiabench into a virtual environment of its own"
         )

@@ -10,14 +10,11 @@ from kardiabench.session import Session
 from kardiabench.sources import open_sample
 
 
-async def check(session: Session) -> None:
-    """Raise `PreflightError` with the next step for the first thing that does not work."""
-    await session.model.preflight()
-    await check_judges(session)
-
-
 async def check_judges(session: Session) -> None:
-    """Have every judge's model answer and every judge judge one reply of the sample."""
+    """Have every judge's model answer and every judge judge one reply of the sample.
+
+    Raises `PreflightError` with the next step for the first that does not.
+    """
     try:
         for model in session.judge_models.values():
             await model.preflight()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -23,9 +24,11 @@ INTERVAL = 10.0
 class Progress:
     """Counts what happens and shows it on standard error (a `runner.Watcher`)."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, interval: float = INTERVAL) -> None:
         self.quiet = quiet
+        self.interval = interval
         self.replied_now = 0
+        self.judged_now = 0
         self.judged_total = 0
         self.failures: Counter[str] = Counter()
         self._control = Control()
@@ -39,14 +42,16 @@ class Progress:
         self._total, self._control = total, control
         self.judged_total = pending.n_judged
         self._started = self._shown = time.monotonic()
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or not _can_redraw():
             yield
             return
         self._bar = _bar()
         self._task = self._bar.add_task("turns", total=total, completed=self.judged_total, note="")
-        with self._bar:
-            yield
-        self._bar = None
+        try:
+            with self._bar:
+                yield
+        finally:
+            self._bar = None
 
     def replied(self, reply: Reply) -> None:
         """Count a reply."""
@@ -57,6 +62,7 @@ class Progress:
 
     def judged(self, verdicts: Sequence[Verdict]) -> None:
         """Count a judged turn."""
+        self.judged_now += 1
         self.judged_total += 1
         self.failures["verdict"] += sum(v.status not in ("ok", "skipped") for v in verdicts)
         self._show()
@@ -67,11 +73,12 @@ class Progress:
             self._bar.console.print(sentence, markup=False)
         else:
             sys.stderr.write(sentence + "\n")
+            sys.stderr.flush()
 
     def _show(self) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.judged_total, note=self._note())
-        elif not self.quiet and time.monotonic() - self._shown >= INTERVAL:
+        elif not self.quiet and time.monotonic() - self._shown >= self.interval:
             self._shown = time.monotonic()
             self.say(f"{self.judged_total}/{self._total} turns, {self._note()}, {self._eta()}")
 
@@ -83,9 +90,15 @@ class Progress:
 
     def _eta(self) -> str:
         elapsed = time.monotonic() - self._started
-        rate = self.replied_now / elapsed if elapsed else 0.0
-        left = self._total - self.judged_total
-        return f"about {left / rate / 60:.0f} min left" if rate else "time left unknown"
+        if not self.judged_now:
+            return "time left unknown"
+        seconds = (self._total - self.judged_total) * elapsed / self.judged_now
+        left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return f"about {left} left"
+
+
+def _can_redraw() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def _bar() -> RichProgress:

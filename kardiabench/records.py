@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -152,16 +153,16 @@ class Reply:
 
     @staticmethod
     def of(turn_id: str, completion: Completion) -> Reply:
-        """The reply that `completion` is for the turn."""
+        """The reply that `completion` is for the turn, its texts and numbers fit to be stored."""
         return Reply(
             turn_id=turn_id,
-            text=completion.text,
+            text=clean_text(completion.text),
             status=completion.status,
-            detail=completion.detail,
+            detail=clean_text(completion.detail),
             finish_reason=completion.finish_reason,
-            reasoning=completion.reasoning,
+            reasoning=clean_text(completion.reasoning),
             usage=completion.usage,
-            latency=completion.latency,
+            latency=completion.latency if math.isfinite(completion.latency) else 0.0,
             text_source=completion.text_source,
         )
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from kardiabench.estimate import Line
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Control characters, and the marks that turn the direction of what follows them.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _MISSING = "—"
 
 
@@ -36,11 +40,12 @@ def show_estimate(lines: Sequence[Line], turns: int, console: Console) -> None:
 
     table = Table(title=f"Estimate for {turns} turns", title_justify="left")
     for column in ("", "model", "calls", "tokens in", "tokens out", "price in USD"):
-        table.add_column(column, justify="left" if column in ("", "model") else "right")
+        justify: Literal["left", "right"] = "left" if column in ("", "model") else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for line in lines:
         out = f"{line.answer_tokens_low:,} to {line.answer_tokens_high:,}"
-        cells = (line.what, plain(line.model), f"{line.calls:,}", f"{line.prompt_tokens:,}", out)
-        table.add_row(*map(Text, cells), _price_range([line]))
+        cells = (line.what, line.model, f"{line.calls:,}", f"{line.prompt_tokens:,}", out)
+        table.add_row(*(Text(plain(cell)) for cell in (*cells, _price_range([line]))))
     console.print(table)
     if not lines:
         console.print("Nothing to pay: no model is called over an API.")
@@ -61,7 +66,7 @@ def _scores(summaries: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("Scores: mean of persona means [95% interval], coverage", summaries)
     for judge, dimension in _rows(summaries):
         cells = [_judged(summary, judge, dimension) for summary in summaries]
-        table.add_row(f"{judge}: {dimension}" if judge != dimension else judge, *cells)
+        table.add_row(_label(judge, dimension), *cells)
     table.add_row("composite", *(_estimate(summary["composite"]) for summary in summaries))
     table.add_row("emotion macro-F1", *map(_macro_f1, summaries))
     return table
@@ -73,6 +78,12 @@ def _rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         for judge, numbers in summary["judges"].items():
             rows.update({(judge, dimension): None for dimension in numbers["dimensions"]})
     return list(rows)
+
+
+def _label(judge: str, dimension: str) -> Text:
+    from rich.text import Text
+
+    return Text(plain(f"{judge}: {dimension}" if judge != dimension else judge))
 
 
 def _judged(summary: Mapping[str, Any], judge: str, dimension: str) -> str:
@@ -161,7 +172,8 @@ def _composite_note(summary: Mapping[str, Any]) -> list[str]:
     absent = summary["composite"]["judges_absent"]
     if not absent:
         return []
-    return [f"No composite: it needs the judge {', '.join(absent)}, which did not run."]
+    names = plain(", ".join(absent))
+    return [f"No composite: it needs the judge {names}, which did not run."]
 
 
 def _table(title: str, summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -169,7 +181,7 @@ def _table(title: str, summaries: Sequence[Mapping[str, Any]]) -> Table:
     from rich.text import Text
 
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for summary in summaries:
-        table.add_column(Text(plain(summary["model"])), justify="right")
+        table.add_column(Text(plain(summary["model"])), justify="right", overflow="fold")
     return table

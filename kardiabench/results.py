@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Results:
     weights: Mapping[str, float]
     missing: MissingPolicy
 
-    @property
+    @cached_property
     def personas(self) -> Codes:
         """The persona of each turn, as a code from 0."""
         names = {name: code for code, name in enumerate(sorted(self._persona_names()))}
@@ -89,14 +90,30 @@ def read_results(path: Path, manifest: Manifest) -> Results:
     for _, stored in iterate_replies(path):
         turns[stored.reply.turn_id] = _turn_result(stored)
     judges = judges_of(manifest)
-    for line in iterate_verdicts(path):
-        verdict = line.verdict
-        turn = turns.get(verdict.turn_id)
-        if turn is not None and line.reply_digest == turn.digest and verdict.judge in judges:
-            turn.verdicts[verdict.judge] = _judge_result(verdict, judges[verdict.judge])
+    digests = {turn_id: turn.digest for turn_id, turn in turns.items()}
+    for verdict in current_verdicts(path, manifest, digests):
+        result = _judge_result(verdict, judges[verdict.judge])
+        turns[verdict.turn_id].verdicts[verdict.judge] = result
     scorer = manifest["protocol"]["scorer"]
     ordered = dict(sorted(turns.items(), key=lambda pair: turn_order(pair[0])))
     return Results(ordered, judges, scorer["weights"], scorer["missing"])
+
+
+def current_verdicts(
+    path: Path, manifest: Manifest, digests: Mapping[str, str]
+) -> Iterator[Verdict]:
+    """The stored verdicts that count, in the order of writing; the last on a turn replaces others.
+
+    Those of the manifest's judges, as they are now, on the replies whose `digests` are given by
+    turn: not on a reply that was replaced, not by a judge that was changed since.
+    """
+    judges = manifest["protocol"]["scorer"]["judges"]
+    fingerprints = {name: judge["fingerprint"] for name, judge in judges.items()}
+    for line in iterate_verdicts(path):
+        verdict = line.verdict
+        is_of_reply = digests.get(verdict.turn_id) == line.reply_digest
+        if is_of_reply and fingerprints.get(verdict.judge) == verdict.fingerprint:
+            yield verdict
 
 
 def judges_of(manifest: Manifest) -> dict[str, tuple[Dimension, ...]]:

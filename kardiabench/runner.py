@@ -54,15 +54,16 @@ class Watcher(Protocol):
 class Control:
     """Why to stop, if so, and the money spent so far in US dollars.
 
-    `spent` counts what was paid for now: nothing out of the cache.
+    `spent` counts what was paid for now: nothing out of the cache. `dearest` is the price of
+    the dearest call so far, at first what one is thought to cost.
     """
 
     max_cost: float | None = None
+    dearest: float = 0.0
     spent: float = 0.0
     stop: StopReason | None = None
     detail: str = ""
     _in_flight: int = 0
-    _priced: int = 0
 
     def halt(self, reason: StopReason, detail: str = "") -> None:
         """Start nothing new; what is in flight is finished and kept."""
@@ -82,14 +83,13 @@ class Control:
         """Note what a call has used."""
         if usage.cost:
             self.spent += usage.cost
-            self._priced += 1
+            self.dearest = max(self.dearest, usage.cost)
 
     def affordable(self) -> bool:
-        """Whether one more call fits, those in flight counted at the mean price so far."""
+        """Whether one more call fits, each of those in flight taken to be as dear as any."""
         if self.max_cost is None:
             return True
-        mean = self.spent / self._priced if self._priced else 0.0
-        if self.spent + mean * (self._in_flight + 1) <= self.max_cost:
+        if self.spent + self.dearest * (self._in_flight + 1) <= self.max_cost:
             return True
         self.halt("max_cost")
         return False
@@ -114,12 +114,14 @@ class Runner:
     _queue: asyncio.Queue[_ToJudge | None] = field(init=False)
     _jobs: Iterator[Sequence[Turn]] = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.session.scorer.on_usage = self.control.pay
+
     async def run(self) -> None:
         """Generate and judge until nothing is pending or `control` says stop.
 
         With `generate=False` only replies that are stored already are judged.
         """
-        self.session.scorer.on_usage = self.control.pay
         workers = self.session.settings.concurrency
         self._queue = asyncio.Queue(_QUEUE_PER_WORKER * workers)
         self._jobs = self._plan()
@@ -188,7 +190,7 @@ class Runner:
         return ChatRequest(messages, turn.id, turn.dialogue.persona_id)
 
     async def _answer(self, turns: Sequence[Turn], requests: Sequence[ChatRequest]) -> list[Reply]:
-        """Ask for all, record each; empty when the run stops instead."""
+        """Ask for all, record each; without those that the run stops over."""
         cached = [self._cached(request) for request in requests]
         asked = [r for r, known in zip(requests, cached, strict=True) if known is None]
         if asked and not self.control.affordable():
@@ -197,8 +199,8 @@ class Runner:
         replies = []
         for turn, request, known in zip(turns, requests, cached, strict=True):
             completion = known or next(fresh)
-            if self._is_fatal(completion):
-                return []
+            if self._is_fatal(completion.status, completion.detail):
+                continue
             replies.append(await self._record(turn, completion))
             if known is None:
                 self._remember(request, completion)
@@ -213,10 +215,10 @@ class Runner:
             self.control.pay(completion.usage)
         return completions
 
-    def _is_fatal(self, completion: Completion) -> bool:
-        kind = completion.detail.partition(":")[0]
-        if completion.status == "error" and kind in FATAL_KINDS:
-            self.control.halt("fatal", f"{completion.detail}; {advice(completion.detail)}")
+    def _is_fatal(self, status: str, detail: str) -> bool:
+        """Whether every further call would fail so too; it is not recorded, the run stops."""
+        if status == "error" and detail.partition(":")[0] in FATAL_KINDS:
+            self.control.halt("fatal", f"{detail}; {advice(detail)}")
             return True
         return False
 
@@ -276,15 +278,23 @@ class Runner:
         if not self.control.affordable():
             return
         judges = self.session.scorer.judges
-        columns = await asyncio.gather(*(self._ask_judge(judge, batch) for judge in judges))
+        with self.control.call():
+            columns = await asyncio.gather(*(self._ask_judge(judge, batch) for judge in judges))
         for work in batch:
             verdicts = [column[work.turn.id] for column in columns if work.turn.id in column]
-            self.store.append_verdicts(work.reply, verdicts)
-            self.session.scorer.card(work.turn.id, verdicts)  # raises under `fail_fast`
-            self.watcher.judged(verdicts)
+            kept = [v for v in verdicts if not self._is_fatal(v.status, _why(v))]
+            self.store.append_verdicts(work.reply, kept)
+            if len(kept) == len(verdicts):
+                self.session.scorer.card(work.turn.id, verdicts)  # raises under `fail_fast`
+                self.watcher.judged(verdicts)
 
     async def _ask_judge(self, judge: Judge, batch: Sequence[_ToJudge]) -> dict[str, Verdict]:
         """The verdicts of one judge on what it still has to judge, by turn."""
         items = [Item(work.turn, work.reply) for work in batch if judge.name in work.judges]
         verdicts = await self.session.scorer.verdicts(judge, items) if items else []
         return {verdict.turn_id: verdict for verdict in verdicts}
+
+
+def _why(verdict: Verdict) -> str:
+    """What a failed verdict says of itself: judges put a call's failure there as it stands."""
+    return verdict.evidence.get("judge", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import sys
@@ -22,9 +23,8 @@ from kardiabench.plugins import Registry, load_registry
 from kardiabench.prompts import PromptPlan
 from kardiabench.scoring import Scorer
 from kardiabench.settings import RunSettings
-from kardiabench.store import Manifest
+from kardiabench.store import MANIFEST_VERSION, Manifest
 
-MANIFEST_VERSION = 1
 _PACKAGES = ("datasets", "litellm", "pydantic", "scikit-learn", "scipy", "numpy")
 
 
@@ -178,7 +178,7 @@ def check_same(old: Manifest, new: Manifest, path: Path) -> None:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise RunError(
             f"{path} holds a run of another configuration ({shown}{more}); "
-            "repeat the first command to resume it, or give another --out"
+            f"go on with it as it is by: kardiabench resume {path}; or give another --out"
         )
 
 
@@ -189,7 +189,10 @@ def without_judges(manifest: Manifest) -> dict[str, Any]:
 
 
 def _essence(manifest: Manifest) -> dict[str, Any]:
-    return {"model": manifest["model"], "protocol": manifest["protocol"]}
+    essence = {"model": manifest["model"], "protocol": manifest["protocol"]}
+    # As it comes back from the file, so that a plugin's tuple is not a change.
+    through_json: dict[str, Any] = json.loads(json.dumps(essence))
+    return through_json
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from kardiabench.contracts import OnBadRow
@@ -69,6 +70,26 @@ class RunSettings:
         named = {_judge_name(spec) for spec in chosen}
         specs = [name for name in ALWAYS if name not in named] + chosen
         return [self._with_judge_model(spec) for spec in specs]
+
+    def with_judges(
+        self, judges: Sequence[str], judge_model: str | None, judge_api_base: str | None
+    ) -> RunSettings:
+        """These settings with further judges (else `rubric`), whose own model the options name."""
+        options = replace(self, judge_model=judge_model, judge_api_base=judge_api_base)
+        added = [options._with_judge_model(spec) for spec in judges or ["rubric"]]
+        return replace(
+            self,
+            judges=[*self.judge_specs, *added],
+            judge_model=None,
+            judge_api_base=None,
+            no_rubric=False,
+        )
+
+    def with_plugins(self, plugins: Sequence[str]) -> RunSettings:
+        """These settings with further plugin files; one of the same name stands for the old."""
+        given = {Path(plugin).name for plugin in plugins}
+        kept = [plugin for plugin in self.plugins if Path(plugin).name not in given]
+        return replace(self, plugins=[*kept, *plugins])
 
     def to_json(self) -> dict[str, Any]:
         """The settings as the manifest keeps them."""

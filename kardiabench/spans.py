@@ -1,15 +1,17 @@
 """The four spans of a reply: one parser for both dialects of tags.
 
 KardiaBench writes `<|response_begin|>…<|response_end|>`; its dataset card also shows
-`<response>…</response>`. A reply is read in one dialect only (the first wherever one of its
-opening tags stands), so that tags of the other dialect inside a span stay text.
+`<response>…</response>`. A reply is read in one dialect only, so that tags of the other dialect
+inside a span stay text: the first wherever it has an opening tag, unless only the second gives
+four well-formed spans.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SPAN_NAMES: tuple[str, ...] = ("understanding", "reasoning", "emotion", "response")
 
@@ -44,12 +46,22 @@ class Spans:
         return not self.problems
 
 
+class _Tag(NamedTuple):
+    """One tag: the span that it begins or ends, and where it stands in the text."""
+
+    name: str
+    begins: bool
+    start: int
+    end: int
+
+
 @dataclass(slots=True)
 class _Reading:
     """The state of one pass over the tags."""
 
     found: dict[str, str] = field(default_factory=dict)
-    begun: list[str] = field(default_factory=list)
+    #: The spans that began, in the order of their first tags; a dict, so that looking is O(1).
+    begun: dict[str, None] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     problems: set[str] = field(default_factory=set)
     open_name: str | None = None
@@ -59,7 +71,7 @@ class _Reading:
         self.finish()
         if name in self.begun:
             self.problems.add(f"repeated:{name}")
-        self.begun.append(name)
+        self.begun[name] = None
         self.open_name, self.open_at = name, end_of_tag
 
     def end(self, name: str, text: str, start_of_tag: int) -> None:
@@ -106,23 +118,14 @@ def strip_thinking(text: str) -> str:
 def parse_spans(text: str) -> Spans:
     """Read the four spans of `text`, thinking removed first. Linear in the length of `text`."""
     answer = strip_thinking(text)
-    dialect, tags = _tags(answer)
-    reading = _Reading()
-    for name, is_begin, start, end in tags:
-        if is_begin:
-            reading.begin(name, end)
-        else:
-            reading.end(name, answer, start)
-    reading.finish()
-    found = reading.found
-    return Spans(
-        understanding=found.get("understanding"),
-        reasoning=found.get("reasoning"),
-        emotion=found.get("emotion"),
-        response=found.get("response"),
-        problems=_problems(reading),
-        dialect=dialect,
-    )
+    pipe, xml = _pipe_tags(answer), _xml_tags(answer)
+    begun_pipe, begun_xml = any(tag.begins for tag in pipe), any(tag.begins for tag in xml)
+    if begun_pipe and begun_xml:
+        first, second = _read(answer, "pipe", pipe), _read(answer, "xml", xml)
+        return second if second.complete and not first.complete else first
+    if begun_pipe or (pipe and not begun_xml):
+        return _read(answer, "pipe", pipe)
+    return _read(answer, "xml", xml) if xml else _read(answer, None, [])
 
 
 def render_spans(understanding: str, reasoning: str, emotion: str, response: str) -> str:
@@ -134,14 +137,24 @@ def render_spans(understanding: str, reasoning: str, emotion: str, response: str
     )
 
 
-def _tags(text: str) -> tuple[Dialect | None, list[tuple[str, bool, int, int]]]:
-    pipe = [(m[1], m[2] == "begin", m.start(), m.end()) for m in _PIPE.finditer(text)]
-    if any(is_begin for _, is_begin, _, _ in pipe):
-        return "pipe", pipe
-    xml = [(m[2], m[1] == "", m.start(), m.end()) for m in _XML.finditer(text)]
-    if any(is_begin for _, is_begin, _, _ in xml):
-        return "xml", xml
-    return ("pipe", pipe) if pipe else ("xml", xml) if xml else (None, [])
+def _pipe_tags(text: str) -> list[_Tag]:
+    return [_Tag(m[1], m[2] == "begin", m.start(), m.end()) for m in _PIPE.finditer(text)]
+
+
+def _xml_tags(text: str) -> list[_Tag]:
+    return [_Tag(m[2], m[1] == "", m.start(), m.end()) for m in _XML.finditer(text)]
+
+
+def _read(text: str, dialect: Dialect | None, tags: Sequence[_Tag]) -> Spans:
+    reading = _Reading()
+    for tag in tags:
+        if tag.begins:
+            reading.begin(tag.name, tag.end)
+        else:
+            reading.end(tag.name, text, tag.start)
+    reading.finish()
+    found = {name: reading.found.get(name) for name in SPAN_NAMES}
+    return Spans(**found, problems=_problems(reading), dialect=dialect)
 
 
 def _problems(reading: _Reading) -> tuple[str, ...]:
@@ -151,7 +164,6 @@ def _problems(reading: _Reading) -> tuple[str, ...]:
             problems.add(f"missing:{name}")
         if reading.found.get(name) == "":
             problems.add(f"empty:{name}")
-    firsts = list(dict.fromkeys(reading.begun))
-    if firsts != [name for name in SPAN_NAMES if name in firsts]:
+    if list(reading.begun) != [name for name in SPAN_NAMES if name in reading.begun]:
         problems.add("order")
     return tuple(sorted(problems))

@@ -10,19 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from kardiabench.emotions import EMOTIONS
 from kardiabench.errors import RunError, StorageError
-from kardiabench.records import GoldSource, Reply, Turn, Verdict
+from kardiabench.fingerprints import digest
+from kardiabench.records import GoldSource, Reply, Turn, Verdict, clean_text
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter
 
 MANIFEST, REPLIES, VERDICTS, SUMMARY = (
     "manifest.json",
@@ -33,12 +38,21 @@ MANIFEST, REPLIES, VERDICTS, SUMMARY = (
 _LOCK = ".lock"
 _BLOCK = 1 << 16
 
+#: The version of the manifest's schema, docs/summary.md.
+MANIFEST_VERSION = 1
+
 Manifest = Mapping[str, Any]
+
+_TURN_ID = re.compile(r"[^/]+/[0-9]+")
+#: A log holds no NaN: a number that is not there is null.
+_FINITE: ConfigDict = {"allow_inf_nan": False}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredReply:
     """A line of `replies.jsonl`: a reply, and what scoring needs to know of its turn, no text."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
 
     persona_id: str
     gold_emotion: str
@@ -55,6 +69,8 @@ class StoredReply:
 class StoredVerdict:
     """A line of `verdicts.jsonl`: a verdict and the `reply_digest` of the reply it is about."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _FINITE
+
     reply_digest: str
     verdict: Verdict
 
@@ -70,6 +86,8 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Why a torn line is at the end, if so: nothing may be written behind it.
+        self._torn: OSError | None = None
         _cut_torn_line(path)
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -78,16 +96,23 @@ class Log:
 
     def append(self, lines: bytes) -> int:
         """Write whole lines, all or none of them; return the offset of the first."""
+        if self._torn is not None:
+            raise _storage_error(self.path, self._torn)
         start = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, lines)
             while written < len(lines):  # a nearly full disk takes a part
                 written += os.write(self._file, lines[written:])
         except OSError as error:
-            with suppress(OSError):  # a torn line would be cut at the next opening anyway
-                os.ftruncate(self._file, start)
+            self._undo(start, error)
             raise _storage_error(self.path, error) from error
         return start
+
+    def _undo(self, start: int, why: OSError) -> None:
+        try:
+            os.ftruncate(self._file, start)
+        except OSError:  # the next opening cuts the torn line
+            self._torn = why
 
     def close(self) -> None:
         """Bring everything to the disk itself and release the file."""
@@ -103,12 +128,12 @@ class RunStore:
         self.path = path
         self.manifest = read_manifest(path)
         self._lock = _lock(path)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
             self._replies = Log(path / REPLIES)
+            undo.callback(self._replies.close)
             self._verdicts = Log(path / VERDICTS)
-        except BaseException:
-            self._lock.release()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +199,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise RunError(f"{file} cannot be read ({error}); restore it or start a new run") from error
     if not isinstance(manifest, dict) or "kardiabench" not in manifest:
         raise RunError(f"{file} was not written by kardiabench; give another directory")
+    _check_manifest(manifest, file)
     return manifest
 
 
@@ -191,9 +217,12 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def iterate_replies(path: Path) -> Iterator[ReplyAt]:
     """All stored replies in the order of writing, superseded ones too."""
-    adapter = _replies()
-    for offset, line in _lines(path / REPLIES):
-        yield ReplyAt(offset, _parsed(adapter, line, path / REPLIES, offset))
+    adapter, file = _replies(), path / REPLIES
+    for offset, line in _lines(file):
+        stored: StoredReply = _parsed(adapter, line, file, offset)
+        if stored.gold_emotion not in EMOTIONS or not _TURN_ID.fullmatch(stored.reply.turn_id):
+            raise _damaged(file, offset)
+        yield ReplyAt(offset, stored)
 
 
 def iterate_verdicts(path: Path) -> Iterator[StoredVerdict]:
@@ -212,8 +241,11 @@ def reply_at(path: Path, offset: int) -> Reply:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` so that readers see the old file or the new one, never a half."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """Write `value` so that readers see the old file or the new one, never a half.
+
+    Raises `RunError` for what JSON cannot hold: a number that is not finite, a date, a set.
+    """
+    text = _json_text(path, value)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -225,6 +257,87 @@ def write_json(path: Path, value: object) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise _storage_error(path, error) from error
+
+
+def _json_text(path: Path, value: object) -> str:
+    try:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be written: {error}; give options that JSON can hold "
+            "(text, finite numbers, true, false, lists)"
+        ) from error
+    return clean_text(text) + "\n"
+
+
+class _ModelPart(TypedDict):
+    name: str
+    identity: dict[str, Any]
+
+
+class _DimensionPart(TypedDict):
+    name: str
+    low: float
+    high: float
+    description: str
+
+
+class _JudgePart(TypedDict):
+    fingerprint: str
+    dimensions: list[_DimensionPart]
+
+
+class _ScorerPart(TypedDict):
+    judges: dict[str, _JudgePart]
+    weights: dict[str, float]
+    missing: Literal["mask", "fail_fast", "zero"]
+
+
+class _DatasetPart(TypedDict):
+    turns: int
+
+
+class _ProtocolPart(TypedDict):
+    dataset: _DatasetPart
+    scorer: _ScorerPart
+
+
+class _RowsPart(TypedDict):
+    skipped: int
+
+
+class _ManifestParts(TypedDict):
+    """What is read off a manifest; it holds more."""
+
+    config: dict[str, Any]
+    model: _ModelPart
+    protocol: _ProtocolPart
+    protocol_id: str
+    rows: _RowsPart
+
+
+def _check_manifest(manifest: Manifest, file: Path) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    made_by, version = manifest["kardiabench"], manifest.get("manifest_version")
+    if version != MANIFEST_VERSION:
+        raise RunError(
+            f"{file} has schema version {version!r}, this kardiabench reads {MANIFEST_VERSION}; "
+            f"use the version that made it ({made_by})"
+        )
+    try:
+        TypeAdapter(_ManifestParts).validate_python(manifest)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(
+            f"{file}, {where}: {first['msg']}; restore the file or start a new run"
+        ) from error
+    if digest(manifest["protocol"]) != manifest["protocol_id"]:
+        raise RunError(
+            f"{file} was edited: its protocol is not what protocol_id "
+            f"{manifest['protocol_id']} stands for; restore the file or start a new run"
+        )
 
 
 @cache
@@ -245,10 +358,14 @@ def _parsed(adapter: TypeAdapter[Any], line: bytes, path: Path, offset: int) -> 
     try:
         return adapter.validate_json(line)
     except ValueError as error:
-        raise RunError(
-            f"{path}, byte {offset}: this line was changed or damaged; "
-            "remove the line (its turn is then done again) or restore the file"
-        ) from error
+        raise _damaged(path, offset) from error
+
+
+def _damaged(path: Path, offset: int) -> RunError:
+    return RunError(
+        f"{path}, byte {offset}: this line was changed or damaged; "
+        "remove the line (its turn is then done again) or restore the file"
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -279,7 +396,8 @@ def _cut_torn_line(path: Path) -> None:
                         file.truncate(start + found + 1)
                     return
                 position = start
-            file.truncate(0)
+            if end:
+                file.truncate(0)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -35,8 +35,8 @@ def summarise(path: Path, manifest: Manifest) -> dict[str, Any]:
         "complete": is_complete(results, planned),
         "turns": _turn_counts(turns, planned),
         "skipped_rows": manifest["rows"]["skipped"],
-        "emotion": _emotion(turns),
-        "format": _format(turns),
+        "emotion": _emotion(turns, planned),
+        "format": _format(turns, planned),
         "judges": {judge: _judge(results, judge, planned) for judge in results.dimensions},
         "composite": _composite(results, planned),
         "usage": _usage(results),
@@ -69,18 +69,19 @@ def _turn_counts(turns: list[TurnResult], planned: int) -> dict[str, Any]:
     }
 
 
-def _emotion(turns: list[TurnResult]) -> dict[str, Any] | None:
+def _emotion(turns: list[TurnResult], planned: int) -> dict[str, Any] | None:
     """Classification over the replies that a model gave; an error is nobody's answer."""
     given = [turn for turn in turns if turn.status != "error"]
     result = classification([t.gold_emotion for t in given], [t.predicted for t in given])
-    return None if result is None else asdict(result)
+    return None if result is None else asdict(result) | {"coverage": len(given) / planned}
 
 
-def _format(turns: list[TurnResult]) -> dict[str, Any]:
+def _format(turns: list[TurnResult], planned: int) -> dict[str, Any]:
     given = [turn for turn in turns if turn.status != "error"]
     kinds = count([problem for turn in given for problem in turn.problems])
     return {
         "replies": len(given),
+        "coverage": len(given) / planned if planned else 0.0,
         "malformed": sum(1 for turn in given if turn.problems),
         "problems": kinds,
         "rates": {kind: number / len(given) for kind, number in kinds.items()},

@@ -36,6 +36,7 @@ from kardiabench.emotions import EMOTIONS
 DIMENSIONS = ("relevance", "fluency", "empathy", "persona_consistency", "safety")
 _UNSET: Any = object()
 _FEW_BYTES = 4
+_SYSTEM_ROLES = ("system", "developer")  # newer OpenAI clients say `developer`
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class OpenAIServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -213,6 +214,13 @@ class OpenAIServer:
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=4096)
         await site.start()
         self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "any", "object": "model"}]})
@@ -273,10 +281,11 @@ async def _send(request: web.Request, behaviour: Behaviour, payload: bytes) -> w
     if not behaviour.drip:
         return web.Response(status=behaviour.status, headers=headers, body=payload)
     response = web.StreamResponse(status=behaviour.status, headers=headers)
-    await response.prepare(request)
-    for start in range(0, len(payload), _FEW_BYTES):
-        await response.write(payload[start : start + _FEW_BYTES])
-        await asyncio.sleep(behaviour.drip)
+    with contextlib.suppress(ConnectionResetError):  # the client may have given up
+        await response.prepare(request)
+        for start in range(0, len(payload), _FEW_BYTES):
+            await response.write(payload[start : start + _FEW_BYTES])
+            await asyncio.sleep(behaviour.drip)
     return response
 
 
@@ -357,7 +366,7 @@ def _asked_dimensions(
     schema = ((body.get("response_format") or {}).get("json_schema") or {}).get("schema") or {}
     if schema:
         return tuple(schema.get("properties", ()))
-    system = _text(messages[0]) if messages and messages[0]["role"] == "system" else ""
+    system = _text(messages[0]) if messages and messages[0]["role"] in _SYSTEM_ROLES else ""
     system = system or _text({"content": body.get("system")})
     is_rubric = '"evidence"' in system and '"score"' in system
     return DIMENSIONS if is_rubric and DIMENSIONS[3] in system else ()

@@ -5,6 +5,7 @@ Every command imports what it needs when it runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -13,8 +14,9 @@ from typing import NoReturn
 import click
 
 from kardiabench import __version__
-from kardiabench.cli import looking, running
+from kardiabench.cli import looking, options, running
 from kardiabench.errors import EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
+from kardiabench.report import plain
 
 EXIT_INTERNAL = 1
 
@@ -34,10 +36,14 @@ for command in (*running.COMMANDS, *looking.COMMANDS):
 
 def main() -> NoReturn:
     """Run the command line; every expected failure is one sentence on standard error."""
+    _accept_any_text()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         code = EXIT_INTERRUPT
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = EXIT_USAGE
     except click.ClickException as error:
         code = _say(_usage_sentence(error), EXIT_USAGE)
     except KardiaBenchError as error:
@@ -53,10 +59,17 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _accept_any_text() -> None:
+    """A terminal that lacks a character shows a question mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _say(sentence: str, code: int) -> int:
-    if "--debug" in sys.argv:
+    if "--debug" in sys.argv or options.debugging():
         traceback.print_exc()
-    one_line = " ".join(sentence.split())
+    one_line = " ".join(plain(sentence).split())
     click.echo(f"kardiabench: {one_line}", err=True)
     return code
 

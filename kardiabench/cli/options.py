@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,31 +33,61 @@ def read_config(context: click.Context, parameter: click.Parameter, value: Path 
 
     try:
         content = yaml.safe_load(value.read_text("utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {value} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {value}: write one option a line, as `limit: 100`")
-    options = {p.name: p for p in context.command.params if p is not parameter and p.name}
-    context.default_map = {
-        _option_name(key, options, value): _option_value(entry) for key, entry in content.items()
-    }
+    options = [p for p in context.command.params if p is not parameter]
+    context.default_map = dict(_default(entry, options, value) for entry in content.items())
 
 
-def _option_name(key: object, options: Mapping[str, click.Parameter], file: Path) -> str:
-    name = str(key).replace("-", "_")
-    if name not in options:
-        hint = did_you_mean(str(key), [option.replace("_", "-") for option in options])
+def long_name(option: click.Parameter) -> str:
+    """What an option is called in a file: `on-bad-row` for `--on-bad-row`."""
+    return max(option.opts, key=len).lstrip("-")
+
+
+def _default(
+    entry: tuple[object, object], options: Sequence[click.Parameter], file: Path
+) -> tuple[str, object]:
+    key, value = entry
+    names = {long_name(option): option for option in options}
+    option = names.get(str(key).replace("_", "-"))
+    if option is None or option.name is None:
+        hint = did_you_mean(str(key), names)
         raise ConfigError(f"--config {file}: there is no option {str(key)!r}; {hint}")
-    return name
+    try:
+        return option.name, None if value is None else _read_value(value, option)
+    except (click.BadParameter, ValueError) as error:
+        reason = error.format_message() if isinstance(error, click.BadParameter) else error
+        raise ConfigError(f"--config {file}: {str(key)!r} is wrong: {reason}") from error
 
 
-def _option_value(entry: object) -> object:
-    """A mapping stands for a repeated `key=value` option."""
-    if isinstance(entry, dict):
+def _read_value(value: object, option: click.Parameter) -> object:
+    """`value` as the default of `option`; ValueError or BadParameter where it cannot be one."""
+    if option.multiple:
+        return [_scalar(item) for item in _items(value)]
+    if isinstance(option, click.Option) and option.is_flag:
+        if not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return value
+    text = _scalar(value)
+    option.type.convert(text, None, None)
+    return text
+
+
+def _items(value: object) -> list[object]:
+    """One value or a list; a mapping stands for a repeated `key=value` option."""
+    if isinstance(value, dict):
         import json
 
-        return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in entry.items()]
-    return entry
+        return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items()]
+    return value if isinstance(value, list) else [value]
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is neither text nor a number")  # noqa: TRY004 (one kind)
+    return str(value)
 
 
 def key_values(option: str, pairs: Sequence[str]) -> dict[str, str]:
@@ -88,8 +119,37 @@ def words(values: Sequence[str]) -> list[str]:
     return [word.strip() for value in values for word in value.split(",") if word.strip()]
 
 
+class FiniteRange(click.FloatRange):
+    """A range of numbers without `nan` and `inf`, which compare like no limit at all."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, within the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+_debug: list[bool] = []
+
+
+def debugging() -> bool:
+    """Whether `--debug` was given, or stands in the configuration file."""
+    return any(_debug)
+
+
+def _note_debug(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    _debug.append(value)
+
+
 debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_debug,
+    help="Show the traceback of an error.",
 )
 config_option = click.option(
     "--config",
@@ -156,7 +216,7 @@ prompt_options = compose(
 model_options = compose(
     click.option(
         "--temperature",
-        type=float,
+        type=FiniteRange(0),
         help="Sampling temperature. [default: 0 where the provider allows it]",
     ),
     click.option(
@@ -222,7 +282,7 @@ traffic_options = compose(
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         default=120.0,
         show_default=True,
         metavar="SECONDS",
@@ -236,16 +296,34 @@ traffic_options = compose(
         help="Further tries after a failure that may pass.",
     ),
 )
+changed_traffic_options = compose(
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        help="Calls in flight at a time. [default: as before]",
+    ),
+    click.option(
+        "--timeout",
+        type=FiniteRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Longest wait for one call. [default: as before]",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        help="Further tries after a failure that may pass. [default: as before]",
+    ),
+)
 manner_options = compose(
     click.option(
         "--max-cost",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         metavar="USD",
-        help="Stop cleanly before more than this is spent.",
+        help="Stop cleanly before this command has spent more.",
     ),
     click.option(
         "--min-coverage",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         default=0.95,
         show_default=True,
         help="Exit with 3 when a judge judged a smaller share of the turns.",

@@ -7,69 +7,109 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import tenacity
 
 from kardiabench.contracts import Identity, ModelOptions
-from kardiabench.errors import PluginError, PreflightError, did_you_mean
+from kardiabench.errors import ConfigError, PluginError, PreflightError, did_you_mean
 from kardiabench.models import api_errors
-from kardiabench.records import ChatRequest, Completion, Message, Usage, clean_text
+from kardiabench.records import (
+    ChatRequest,
+    Completion,
+    Message,
+    ReplyStatus,
+    Usage,
+    clean_text,
+)
 from kardiabench.redaction import redact, refuse_secrets, refuse_url_secrets
 
+_FIRST_WAIT = 0.5
+_LONGEST_BACKOFF = 60.0
 _LONGEST_WAIT = 120.0
-_GRACE = 5.0
+_PREFLIGHT_RETRIES = 2
 #: Servers that constrain output to a schema whatever the model, so litellm's list does not matter.
 _SCHEMA_PROVIDERS = frozenset({"hosted_vllm"})
+#: Parameters that are not `extra`: they would change who is asked, what, or how it is read.
+_RESERVED: Mapping[str, str] = {
+    "model": "it is --model",
+    "api_base": "use --api-base",
+    "base_url": "use --api-base",
+    "messages": "they are the dataset's",
+    "stream": "answers are read whole",
+    "n": "one answer a request is read",
+    "fallbacks": "another model would answer for this one",
+    "mock_response": "no model would answer",
+    "num_retries": "failed calls are already tried again",
+    "max_retries": "failed calls are already tried again",
+}
 
 
 def build(name: str, options: ModelOptions) -> ApiModel:
     """The `ModelFactory` of everything that litellm serves."""
     refuse_secrets(options.extra, "--model-arg")
     refuse_url_secrets(options.api_base, "--api-base")
-    if "/" not in name and not re.fullmatch(r"[\w.:@-]+", name):
+    for reserved in _RESERVED.keys() & options.extra.keys():
+        raise ConfigError(f"--model-arg: {reserved!r} cannot be set here: {_RESERVED[reserved]}")
+    if not re.fullmatch(r"[\w.:@-][^\s]*", name):
         raise PluginError(f"model {name!r} is not a model name; write for example openai/gpt-4o")
     return ApiModel(name, options)
 
 
+@cache
 def load_litellm() -> Any:
-    """Import litellm late (over 2 s) and quietly: no price list fetched, no banners, no telemetry."""
+    """Import litellm late (over 2 s) and quietly: nothing fetched, no banners, no telemetry."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     import litellm
 
     litellm.suppress_debug_info = True
     litellm.telemetry = False
-    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    litellm.disable_hf_tokenizer_download = True
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
+    # Left behind when a call is cancelled while a thread of litellm's still prepares it.
+    warnings.filterwarnings("ignore", r"coroutine '[\w.<>]*completion\w*' was", RuntimeWarning)
+    if "LITELLM_LOG" not in os.environ:
+        logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
     return litellm
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What litellm makes of a model name."""
+    """What litellm makes of a model name: who serves it, and what every request carries."""
 
     provider: str
-    model: str
-    supported: frozenset[str]
-    has_schema: bool
+    fixed: Mapping[str, Any]
+    takes_seed: bool
+    takes_schema: bool
 
 
 class ApiModel:
-    """One model behind litellm's async API. Failures are completions with a status."""
+    """One model behind litellm's async API. Failures are completions with a status.
+
+    `first_wait` is how many seconds pass, about, before a failed call is tried a second time; it
+    doubles from there. What a server asks for in `Retry-After` comes first.
+    """
 
     batch_size = 1
 
-    def __init__(self, name: str, options: ModelOptions) -> None:
+    def __init__(
+        self, name: str, options: ModelOptions, *, first_wait: float = _FIRST_WAIT
+    ) -> None:
         self.name = name
         self.options = options
+        self._wait = _Wait(first_wait)
         self._limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             WeakKeyDictionary()
         )
         self._route: _Route | None = None
-        self._litellm: Any = None
-        self._schema_refused = False
+        #: Parameters of ours that the server turned out to refuse: they are left out from then on.
+        self._refused: frozenset[str] = frozenset()
 
     @property
     def identity(self) -> Identity:
@@ -93,8 +133,9 @@ class ApiModel:
     async def preflight(self) -> None:
         """Find the provider, its key, and have it answer one tiny request."""
         self._check_key()
-        messages = (Message("user", "Answer with the one word: ready"),)
-        completion = await self._answer(ChatRequest(messages))
+        request = ChatRequest((Message("user", "Answer with the one word: ready"),))
+        retries = min(self.options.retries, _PREFLIGHT_RETRIES)
+        completion = await self._answer(request, retries)
         if completion.status == "error":
             raise PreflightError(
                 f"model {self.name} does not answer ({completion.detail}); "
@@ -102,13 +143,19 @@ class ApiModel:
             )
 
     async def aclose(self) -> None:
-        """Close the HTTP sessions that litellm opened."""
-        if self._litellm is not None:
-            await self._litellm.close_litellm_async_clients()
+        """Close the HTTP sessions that litellm opened, once no other model needs them."""
+        if self not in _IN_USE:
+            return
+        _IN_USE.discard(self)
+        if not _IN_USE:
+            litellm = load_litellm()
+            await litellm.close_litellm_async_clients()
+            # litellm would go on handing out the closed clients.
+            litellm.in_memory_llm_clients_cache.flush_cache()
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """US dollars for so many tokens by litellm's price list; None when it lists no price."""
-        litellm = self._load()
+        litellm = load_litellm()
         if self._has_no_price(litellm):
             return None
         costs = litellm.cost_per_token(
@@ -118,7 +165,7 @@ class ApiModel:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` by litellm's tokenizer for this model (an estimate for most)."""
-        return int(self._load().token_counter(model=self.name, text=text))
+        return int(load_litellm().token_counter(model=self.name, text=text))
 
     def _has_no_price(self, litellm: Any) -> bool:
         try:
@@ -127,88 +174,98 @@ class ApiModel:
             return True
         return not (info.get("input_cost_per_token") or info.get("output_cost_per_token"))
 
-    def _load(self) -> Any:
-        if self._litellm is None:
-            self._litellm = load_litellm()
-        return self._litellm
-
     def _routed(self) -> _Route:
         if self._route is None:
-            self._route = _find_route(self._load(), self.name, self.options.api_base)
+            self._route = _find_route(load_litellm(), self.name, self.options)
         return self._route
 
     def _check_key(self) -> None:
-        litellm, route = self._load(), self._routed()
-        if self.options.api_base is not None:
+        provider = self._routed().provider
+        if self.options.api_base is not None or provider in _KEYLESS_PROVIDERS:
             return
-        check = litellm.validate_environment(self.name)
-        if not check["keys_in_environment"] and check["missing_keys"]:
-            keys = " and ".join(check["missing_keys"])
+        missing = _missing_keys(load_litellm(), self.name)
+        if missing:
             raise PreflightError(
-                f"model {self.name} needs {keys} in the environment, and it is not set; "
-                f"export it, or use --api-base for a server of your own ({route.provider})"
+                f"model {self.name} needs {' or '.join(missing)} in the environment, and it is "
+                f"not set; export it, or use --api-base for a server of your own ({provider})"
             )
 
-    async def _answer(self, request: ChatRequest) -> Completion:
+    async def _answer(self, request: ChatRequest, retries: int | None = None) -> Completion:
+        _IN_USE.add(self)
         async with self._limiter():
             started = time.perf_counter()
             try:
-                response = await self._ask(request)
-                completion = _read(response)
+                return await self._ask(
+                    request, self.options.retries if retries is None else retries
+                )
             except Exception as error:
-                completion = api_errors.completion_of(error)
-            latency = time.perf_counter() - started
-        return _with_latency(completion, latency)
+                failed = api_errors.completion_of(error)
+                latency = round(time.perf_counter() - started, 4)
+                return replace(failed, latency=latency, detail=redact(failed.detail))
 
-    async def _ask(self, request: ChatRequest) -> Any:
-        litellm = self._load()
-        parameters = self._parameters(request)
-        try:
-            return await self._ask_patiently(litellm, parameters)
-        except litellm.BadRequestError as error:
-            # A server may refuse the schema that its model is listed for: the prompt says it too.
-            if "response_format" not in parameters or api_errors.kind_of(error) != "bad_request":
-                raise
-            del parameters["response_format"]
-            response = await self._ask_patiently(litellm, parameters)
-            self._schema_refused = True
-            return response
+    async def _ask(self, request: ChatRequest, retries: int) -> Completion:
+        """Ask, and ask again without what the server refuses of our own additions."""
+        parameters, dropped = self._parameters(request), set[str]()
+        while True:
+            try:
+                completion = await self._ask_patiently(parameters, retries)
+            except Exception as error:
+                name = self._droppable(error, parameters)
+                if name is None:
+                    raise
+                del parameters[name]
+                dropped.add(name)
+            else:
+                self._refused |= dropped
+                return completion
 
-    async def _ask_patiently(self, litellm: Any, parameters: Mapping[str, Any]) -> Any:
+    def _droppable(self, error: Exception, parameters: Mapping[str, Any]) -> str | None:
+        """Which parameter to leave out after `error`: nobody asked for just this one, or None."""
+        if api_errors.kind_of(error) != "bad_request":
+            return None
+        text = str(error)
+        if "temperature" in text and self._is_default_temperature(parameters):
+            return "temperature"
+        # A server may refuse a schema that its model is listed for: the prompt says it too.
+        return "response_format" if "response_format" in parameters else None
+
+    def _is_default_temperature(self, parameters: Mapping[str, Any]) -> bool:
+        asked = self.options.temperature is not None or "temperature" in self.options.extra
+        return "temperature" in parameters and not asked
+
+    async def _ask_patiently(self, parameters: Mapping[str, Any], retries: int) -> Completion:
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.options.retries + 1),
-            wait=_Wait(),
+            stop=tenacity.stop_after_attempt(retries + 1),
+            wait=self._wait,
             retry=tenacity.retry_if_exception(api_errors.is_transient),
             reraise=True,
         )
-        async for attempt in retrying:
-            with attempt:
-                # litellm's own timeout is per read; this one is for the whole answer.
-                async with asyncio.timeout(self.options.timeout + _GRACE):
-                    return await litellm.acompletion(**parameters)
-        raise AssertionError("tenacity neither answered nor raised")
+        return await retrying(self._ask_once, parameters)
+
+    async def _ask_once(self, parameters: Mapping[str, Any]) -> Completion:
+        started = time.perf_counter()
+        try:
+            # litellm's own timeout is for a silence; this one is for the whole answer.
+            async with asyncio.timeout(self.options.timeout):
+                response = await load_litellm().acompletion(**parameters)
+        except TimeoutError as error:
+            limit = self.options.timeout
+            raise TimeoutError(f"no complete answer within {limit:g} s") from error
+        return _read(response, time.perf_counter() - started)
 
     def _parameters(self, request: ChatRequest) -> dict[str, Any]:
-        options, route = self.options, self._routed()
-        parameters: dict[str, Any] = {
-            "model": self.name,
+        route = self._routed()
+        parameters = {
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": options.max_tokens,
-            "temperature": 0.0 if options.temperature is None else options.temperature,
-            # An explicit temperature that the model refuses is an error; our default is dropped.
-            "drop_params": options.temperature is None,
-            "timeout": options.timeout,
-            "max_retries": 0,
-            "num_retries": 0,
+            **route.fixed,
         }
-        if options.api_base is not None:
-            parameters["api_base"] = options.api_base
-            parameters["api_key"] = _key_for(route.provider)
-        if options.seed is not None and "seed" in route.supported:
-            parameters["seed"] = options.seed + request.sample
-        if request.json_schema is not None and route.has_schema and not self._schema_refused:
-            parameters["response_format"] = _response_format(request.json_schema)
-        return parameters | dict(options.extra)
+        if self.options.seed is not None and route.takes_seed and "seed" not in parameters:
+            parameters["seed"] = self.options.seed + request.sample
+        if request.json_schema is not None and route.takes_schema:
+            parameters.setdefault("response_format", _response_format(request.json_schema))
+        for name in self._refused:
+            parameters.pop(name, None)
+        return parameters
 
     def _limiter(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()
@@ -217,12 +274,21 @@ class ApiModel:
         return self._limiters[loop]
 
 
+#: Models that may hold HTTP sessions: litellm shares its sessions among them.
+_IN_USE: WeakSet[ApiModel] = WeakSet()
+#: They have other ways to log in than a key in the environment, or need none.
+_KEYLESS_PROVIDERS = frozenset(
+    {"azure", "azure_ai", "bedrock", "ollama", "ollama_chat", "sagemaker", "vertex_ai"}
+)
+
+
 class _Wait(tenacity.wait.wait_base):
     """What the server asks for in `Retry-After`, else exponential; jitter on both; bounded."""
 
-    def __init__(self) -> None:
-        self.backoff = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=1)
-        self.jitter = tenacity.wait_random(0, 0.5)
+    def __init__(self, first: float) -> None:
+        backoff = tenacity.wait_exponential(multiplier=first, max=_LONGEST_BACKOFF)
+        self.backoff = backoff + tenacity.wait_random(0, 2 * first)
+        self.jitter = tenacity.wait_random(0, first)
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         error = retry_state.outcome.exception() if retry_state.outcome else None
@@ -232,31 +298,82 @@ class _Wait(tenacity.wait.wait_base):
         return min(asked, _LONGEST_WAIT) + self.jitter(retry_state)
 
 
-def _find_route(litellm: Any, name: str, api_base: str | None) -> _Route:
+def _find_route(litellm: Any, name: str, options: ModelOptions) -> _Route:
     try:
-        model, provider, _, _ = litellm.get_llm_provider(name, api_base=api_base)
+        model, provider, key, _ = litellm.get_llm_provider(name, api_base=options.api_base)
     except litellm.BadRequestError as error:
-        prefix = name.partition("/")[0]
-        providers = [str(getattr(p, "value", p)) for p in litellm.provider_list]
-        raise PluginError(
-            f"model {name!r}: litellm knows no provider {prefix!r}; "
-            f"{_nearest(prefix, providers)}; write PROVIDER/MODEL, for example openai/gpt-4o"
-        ) from error
+        raise PluginError(_unknown_model(litellm, name)) from error
     supported = litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ()
-    has_schema = provider in _SCHEMA_PROVIDERS or bool(
-        litellm.supports_response_schema(model, custom_llm_provider=provider)
+    fixed: dict[str, Any] = {
+        "model": name,
+        "timeout": options.timeout,
+        "max_retries": 0,
+        "num_retries": 0,
+        **_temperature(litellm, model, provider, options),
+        **_endpoint(litellm, name, key, options.api_base),
+    }
+    if "max_completion_tokens" not in options.extra:
+        fixed["max_tokens"] = options.max_tokens
+    return _Route(
+        provider=provider,
+        fixed=fixed | dict(options.extra),
+        takes_seed="seed" in supported,
+        takes_schema=_takes_schema(litellm, model, provider, options.api_base),
     )
-    return _Route(provider, model, frozenset(supported), has_schema)
 
 
-def _nearest(prefix: str, providers: Sequence[str]) -> str:
-    hint = did_you_mean(prefix, providers)
-    return hint if hint.startswith("did") else "see litellm's list of providers"
+def _temperature(
+    litellm: Any, model: str, provider: str, options: ModelOptions
+) -> dict[str, float]:
+    """The temperature to send: as asked, else 0 unless litellm knows that the model refuses it."""
+    if options.temperature is not None:
+        return {"temperature": options.temperature}
+    effort = {k: v for k, v in options.extra.items() if k == "reasoning_effort"}
+    try:
+        litellm.get_optional_params(
+            model=model, custom_llm_provider=provider, temperature=0.0, drop_params=False, **effort
+        )
+    except litellm.UnsupportedParamsError:
+        return {}
+    return {"temperature": 0.0}
 
 
-def _key_for(provider: str) -> str:
-    # Self-hosted servers want no key, but the OpenAI client refuses to start without one.
-    return os.environ.get(f"{provider.upper()}_API_KEY") or "none"
+def _endpoint(litellm: Any, name: str, key: str | None, api_base: str | None) -> dict[str, str]:
+    if api_base is None:
+        return {}
+    # Self-hosted servers want no key, but the clients refuse to start without one.
+    keyless = key is None and bool(_missing_keys(litellm, name))
+    return {"api_base": api_base} | ({"api_key": "none"} if keyless else {})
+
+
+def _takes_schema(litellm: Any, model: str, provider: str, api_base: str | None) -> bool:
+    if provider in _SCHEMA_PROVIDERS:
+        return True
+    if litellm.supports_response_schema(model, custom_llm_provider=provider):
+        return True
+    # A server of one's own behind OpenAI's protocol: nobody lists its models, so it is tried.
+    return provider == "openai" and api_base is not None and model not in litellm.model_cost
+
+
+def _missing_keys(litellm: Any, name: str) -> list[str]:
+    """The variables, one of which has to hold the provider's key; empty when one does."""
+    check = litellm.validate_environment(name)
+    if check["keys_in_environment"]:
+        return []
+    return [key for key in check["missing_keys"] if key.endswith(("_KEY", "_TOKEN"))]
+
+
+def _unknown_model(litellm: Any, name: str) -> str:
+    prefix, slash, _ = name.partition("/")
+    providers = [str(getattr(p, "value", p)) for p in litellm.provider_list]
+    hint = did_you_mean(prefix, providers if slash else litellm.model_list_set)
+    what = f"provider {prefix!r}" if slash else "such model"
+    return (
+        f"model {name!r}: litellm knows no {what}; "
+        + (f"{hint} " if hint.startswith("did") else "")
+        + "write PROVIDER/MODEL, for example openai/gpt-4o (for an OpenAI-compatible server of "
+        f"your own: openai/{name} with --api-base)"
+    )
 
 
 def _response_format(schema: Mapping[str, object]) -> dict[str, object]:
@@ -266,25 +383,30 @@ def _response_format(schema: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _read(response: Any) -> Completion:
+def _read(response: Any, latency: float) -> Completion:
+    if not getattr(response, "choices", None):
+        raise api_errors.BadAnswerError("the server's answer holds no choices")
     choice = response.choices[0]
     message, finish = choice.message, choice.finish_reason
-    refusal = getattr(message, "refusal", None)
-    text = clean_text(message.content or refusal or "")
-    if finish == "content_filter":
-        status, detail = "refused", "content_filter"
-    elif refusal:
-        status, detail = "refused", "refusal"
-    else:
-        status, detail = ("truncated" if finish == "length" else "ok"), ""
+    refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
+    status, detail = _status(finish, refusal)
     return Completion(
-        text=text,
+        text=clean_text(message.content or refusal or ""),
         reasoning=clean_text(getattr(message, "reasoning_content", None) or ""),
         finish_reason=finish,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         detail=detail,
         usage=_usage(response),
+        latency=round(latency, 4),
     )
+
+
+def _status(finish: str | None, refusal: str | None) -> tuple[ReplyStatus, str]:
+    if finish == "content_filter":
+        return "refused", "content_filter"
+    if refusal:
+        return "refused", "refusal"
+    return ("truncated" if finish == "length" else "ok"), ""
 
 
 def _usage(response: Any) -> Usage:
@@ -300,9 +422,3 @@ def _usage(response: Any) -> Usage:
         cached_tokens=getattr(prompt, "cached_tokens", 0) or 0,
         cost=float(cost) if cost else None,
     )
-
-
-def _with_latency(completion: Completion, latency: float) -> Completion:
-    from dataclasses import replace
-
-    return replace(completion, latency=round(latency, 4), detail=redact(completion.detail))

@@ -55,13 +55,16 @@ class PromptPlan:
 
     @property
     def identity(self) -> Identity:
-        """The protocol's part: modes and the template's hash, never its path."""
+        """The protocol's part: modes, and a hash of the template and of what it is filled with.
+
+        The template's path is not in it.
+        """
         named = self.system if self.system in ("dataset", "kardia") else "file"
         return {
             "history": self.history,
             "history_content": self.content,
             "system_prompt": named,
-            "system_prompt_hash": digest(self.source),
+            "system_prompt_hash": digest([self.source, EMOTIONS, RESPONSE_WORDS]),
         }
 
     def check(self) -> None:
@@ -83,8 +86,6 @@ class PromptPlan:
 
     def render(self, profile: str, situation: str) -> str:
         """The template filled in; data are values and never template source."""
-        import jinja2
-
         try:
             text: str = self._template.render(
                 profile=profile,
@@ -92,8 +93,10 @@ class PromptPlan:
                 emotions=EMOTIONS,
                 response_words=RESPONSE_WORDS,
             )
-        except jinja2.TemplateError as error:
-            raise ConfigError(f"--system-prompt {self.system}: {error}") from error
+        except ConfigError:
+            raise
+        except Exception as error:  # a template can fail in any way that an expression can
+            raise self._unusable(error) from error
         return text.strip()
 
     @cached_property
@@ -105,8 +108,15 @@ class PromptPlan:
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
         try:
             return environment.from_string(self.source)
-        except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(f"--system-prompt {self.system}: {error}") from error
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> ConfigError:
+        line = getattr(error, "lineno", None)
+        return ConfigError(
+            f"--system-prompt {self.system}{f' line {line}' if line else ''}: {error}; a template "
+            "may use profile, situation, emotions and response_words"
+        )
 
 
 def own_history(turn: Turn, reply_to: Callable[[int], str]) -> tuple[Message, ...]:

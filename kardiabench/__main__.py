@@ -1,0 +1,5 @@
+"""`python -m kardiabench`."""
+
+from kardiabench.cli import main
+
+main()
