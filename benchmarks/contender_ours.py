@@ -66,7 +66,7 @@ def write_prompts(dataset: str) -> None:
     handle, name = tempfile.mkstemp(suffix=".jsonl")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         for turn in session.dialogues.turns():
-            generate = session.prompts.messages(turn, turn.history)
+            generate = session.prompts.messages(turn)
             judge = rubric.messages(Item(turn, Reply(turn.id, turn.gold)))
             line = {
                 "generate": [{"role": m.role, "content": m.content} for m in generate],

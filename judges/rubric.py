@@ -90,6 +90,12 @@ class RubricJudge:
         }
 
     @property
+    def endpoint(self) -> str | None:
+        """Where its model is asked, if not at the provider's own address."""
+        address: str | None = getattr(self.model, "endpoint", None)
+        return address
+
+    @property
     def batch_size(self) -> int:
         """How many items its model wants at a time: 1 for an API, more for a local batch."""
         return max(1, self.model.batch_size // self.samples)

@@ -38,6 +38,7 @@ def request_key(model: ChatModel, request: ChatRequest) -> str:
     return "r:" + digest(
         [
             dict(model.identity),
+            getattr(model, "endpoint", None),
             [[message.role, message.content] for message in request.messages],
             request.sample,
             request.json_schema,

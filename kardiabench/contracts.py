@@ -55,12 +55,20 @@ class OpenModel(Protocol):
         """Open the model `name`."""
 
 
+class OpenDataset(Protocol):
+    """How a backend gets a dataset: by name, as `--dataset` takes it."""
+
+    def __call__(self, name: str, split: str | None, revision: str | None) -> RowSource:
+        """Open the dataset `name`."""
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """How to talk to a model. Seconds, tokens; `extra` goes to the backend as it is.
 
     `temperature` None means greedy where the provider allows it, else the provider's own choice.
-    `dataset` and `split` say what is evaluated, for backends that train on its train split.
+    `dataset`, `split` and `revision` say what is evaluated, for backends that train on its train
+    split, which they open with `open_dataset`; whoever opens the model fills that in.
     """
 
     temperature: float | None = None
@@ -73,6 +81,8 @@ class ModelOptions:
     extra: Mapping[str, object] = field(default_factory=dict)
     dataset: str = "sample"
     split: str | None = None
+    revision: str | None = None
+    open_dataset: OpenDataset | None = None
 
 
 @dataclass(frozen=True)

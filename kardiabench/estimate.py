@@ -57,7 +57,7 @@ def _probe(dialogues: Dialogues) -> list[Turn]:
 
 
 def _replies_line(session: Session, turns: Sequence[Turn]) -> Line:
-    prompts = [session.prompts.messages(turn, turn.history) for turn in turns]
+    prompts = [session.prompts.messages(turn) for turn in turns]
     return _line(
         "replies",
         session.model,

@@ -95,6 +95,8 @@ async def _drive(
 async def _preflight(session: Session, pending: Pending, manner: Manner) -> None:
     """Try the model if there is something left to generate, the judges if to judge."""
     turns = session.dialogues.n_turns
+    if pending.n_judged < turns:
+        preflight.check_keys(session, generate=manner.generate and pending.n_replied < turns)
     if manner.generate and pending.n_replied < turns:
         await session.model.preflight()
     if pending.n_judged < turns:

@@ -2,7 +2,6 @@
 
 A judge, model or dataset that lacks something is refused when it is made, with a sentence. What
 goes wrong later becomes a verdict, a completion or a `DataError` that says whose fault it is.
-Whatever plugins print goes to standard error: standard output belongs to the results.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ import importlib.metadata
 import inspect
 import json
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, get_args
 
 from kardiabench.contracts import (
     ChatModel,
@@ -65,34 +63,6 @@ def reason(error: BaseException) -> str:
     return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
-# --- standard output ----------------------------------------------------------------------------
-
-
-class _Diversion:
-    """Sends `sys.stdout` to standard error while any plugin works; uses may overlap."""
-
-    def __init__(self) -> None:
-        self._uses = 0
-        self._lock = threading.Lock()
-        self._stdout: TextIO = sys.stdout
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._uses == 0:
-                self._stdout, sys.stdout = sys.stdout, sys.stderr
-            self._uses += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._uses -= 1
-            if self._uses == 0:
-                sys.stdout = self._stdout
-
-
-#: Use as `with stdout_diverted:`.
-stdout_diverted = _Diversion()
-
-
 # --- judges -------------------------------------------------------------------------------------
 
 
@@ -131,8 +101,7 @@ class GuardedJudge(NamedJudge):
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict an item, in order."""
-        with stdout_diverted:
-            verdicts = await self._judge.judge(items)
+        verdicts = await self._judge.judge(items)
         if not isinstance(verdicts, Sequence) or len(verdicts) != len(items):
             raise ValueError(f"judge() gave {_amount(verdicts)} for {len(items)} items")
         return [self._sound(item, v) for item, v in zip(items, verdicts, strict=True)]
@@ -203,8 +172,7 @@ class GuardedModel(_WrappedModel):
     async def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """One completion a request, in order."""
         try:
-            with stdout_diverted:
-                completions = await self._model.complete(requests)
+            completions = await self._model.complete(requests)
         except Exception as error:
             return [_broken_completion(f"it raised {reason(error)}")] * len(requests)
         if not isinstance(completions, Sequence) or len(completions) != len(requests):
@@ -215,8 +183,7 @@ class GuardedModel(_WrappedModel):
     async def preflight(self) -> None:
         """The model's own check."""
         try:
-            with stdout_diverted:
-                await self._model.preflight()
+            await self._model.preflight()
         except KardiaBenchError:
             raise
         except Exception as error:
@@ -225,8 +192,7 @@ class GuardedModel(_WrappedModel):
     async def aclose(self) -> None:
         """Release it; a failure is told, and keeps nothing from ending well."""
         try:
-            with stdout_diverted:
-                await self._model.aclose()
+            await self._model.aclose()
         except Exception as error:
             sys.stderr.write(f"warning: {self._what} did not close well: {reason(error)}\n")
 
@@ -301,9 +267,8 @@ def _guarded_rows(start: RowsFunction, what: str) -> Iterator[RawRow]:
     number = 0
     while True:
         try:
-            with stdout_diverted:
-                rows = iter(start()) if rows is None else rows
-                row = next(rows, None)
+            rows = iter(start()) if rows is None else rows
+            row = next(rows, None)
         except KardiaBenchError:
             raise
         except Exception as error:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kardiabench.contracts import Judge
 from kardiabench.dialogues import load
 from kardiabench.errors import ConfigError, PluginError
-from kardiabench.guards import reason, stdout_diverted
-from kardiabench.plugins import Registry, load_registry
+from kardiabench.guards import reason
+from kardiabench.plugins import load_registry
 from kardiabench.preflight import sample_item
 from kardiabench.records import Item, Message
+from kardiabench.registry import Registry
 from kardiabench.scoring import describe
 from kardiabench.session import Models, judge_context
 from kardiabench.settings import RunSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def list_judges(registry: Registry) -> list[dict[str, Any]]:
@@ -23,9 +27,8 @@ def list_judges(registry: Registry) -> list[dict[str, Any]]:
     return [_row(registry, name) for name in registry.judges]
 
 
-def print_judges(rows: list[dict[str, Any]]) -> None:
+def print_judges(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the records as a table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -36,7 +39,7 @@ def print_judges(rows: list[dict[str, Any]]) -> None:
         dimensions = ", ".join(row["dimensions"]) or f"cannot be made: {row['problem']}"
         cells = (row["name"], dimensions, row["from"], row["fingerprint"] or "—")
         table.add_row(*map(Text, cells))
-    Console().print(table)
+    console.print(table)
 
 
 def describe_judge(registry: Registry, spec: str) -> str:
@@ -69,7 +72,7 @@ def iterate_prompts(settings: RunSettings) -> Iterator[dict[str, Any]]:
     plan.check()
     source = registry.open_dataset(settings.dataset, settings.split, settings.revision)
     for turn in load(source, settings.selection, settings.on_bad_row).turns():
-        messages = plan.messages(turn, turn.history)
+        messages = plan.messages(turn)
         yield {
             "turn_id": turn.id,
             "persona_id": turn.dialogue.persona_id,
@@ -79,8 +82,7 @@ def iterate_prompts(settings: RunSettings) -> Iterator[dict[str, Any]]:
 
 def _sample_prompt(judge: str, messages: Callable[[Item], Iterable[Message]]) -> list[Message]:
     try:
-        with stdout_diverted:
-            return list(messages(sample_item()))
+        return list(messages(sample_item()))
     except Exception as error:
         raise PluginError(
             f"judge {judge!r} cannot show its prompt: {reason(error)}; mend its `messages`"

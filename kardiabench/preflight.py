@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from kardiabench.contracts import Judge
+from collections.abc import Callable
+
+from kardiabench.contracts import ChatModel, Judge
 from kardiabench.dialogues import load
 from kardiabench.errors import PreflightError
 from kardiabench.records import Item, Reply
 from kardiabench.session import Session
 from kardiabench.sources import open_sample
+
+
+def check_keys(session: Session, *, generate: bool) -> None:
+    """Raise `PreflightError` for the first key that is not set, before anything is sent."""
+    if generate:
+        _check_key(session.model)
+    for model in session.judge_models.values():
+        try:
+            _check_key(model)
+        except PreflightError as error:
+            raise _judge_cannot_run(error) from error
 
 
 async def check_judges(session: Session) -> None:
@@ -19,10 +32,7 @@ async def check_judges(session: Session) -> None:
         for model in session.judge_models.values():
             await model.preflight()
     except PreflightError as error:
-        raise PreflightError(
-            f"a judge cannot run: {error}; or use --judge-model for another rubric model, "
-            "--no-rubric to leave the rubric out"
-        ) from error
+        raise _judge_cannot_run(error) from error
     item = sample_item()
     for judge in session.scorer.judges:
         await _check_judge(judge, item, session)
@@ -32,6 +42,19 @@ def sample_item() -> Item:
     """The sample's first turn with its gold reply: our own text, so nothing gated is sent."""
     turn = next(load(open_sample("sample", None, None)).turns())
     return Item(turn, Reply(turn.id, turn.gold))
+
+
+def _check_key(model: ChatModel) -> None:
+    check: Callable[[], None] | None = getattr(model, "check_key", None)
+    if check is not None:
+        check()
+
+
+def _judge_cannot_run(error: PreflightError) -> PreflightError:
+    return PreflightError(
+        f"a judge cannot run: {error}; or use --judge-model for another rubric model, "
+        "--no-rubric to leave the rubric out"
+    )
 
 
 async def _check_judge(judge: Judge, item: Item, session: Session) -> None:

@@ -18,12 +18,11 @@ from kardiabench.cache import request_key
 from kardiabench.contracts import Judge
 from kardiabench.models.api_errors import FATAL_KINDS, advice
 from kardiabench.pending import Pending
-from kardiabench.prompts import own_history
+from kardiabench.prompts import in_own_words
 from kardiabench.records import (
     ChatRequest,
     Completion,
     Item,
-    Message,
     Reply,
     Turn,
     Usage,
@@ -161,13 +160,14 @@ class Runner:
             if not self.pending.needs_reply(turn):
                 await self._hand_over_stored(turn)
         if todo and self.generate:
-            await self._answer(todo, [self._request(turn, turn.history) for turn in todo])
+            await self._answer(todo)
 
     async def _free_dialogue(self, turns: Sequence[Turn]) -> None:
         said: list[Reply] = []
-        for turn in turns:
+        for gold_turn in turns:
             if self.control.stop:
                 return
+            turn = in_own_words(gold_turn, [strip_thinking(r.text).strip() for r in said])
             if self.pending.needs_reply(turn):
                 reply = await self._free_turn(turn, said) if self.generate else None
             else:
@@ -181,16 +181,16 @@ class Runner:
         if failed:
             why = f"history: exchange {failed[0]} of this dialogue has no reply to go on from"
             return await self._record(turn, Completion(status="error", detail=why))
-        history = own_history(turn, lambda index: strip_thinking(said[index].text).strip())
-        replies = await self._answer([turn], [self._request(turn, history)])
+        replies = await self._answer([turn])
         return replies[0] if replies else None
 
-    def _request(self, turn: Turn, history: Sequence[Message]) -> ChatRequest:
-        messages = self.session.prompts.messages(turn, history)
+    def _request(self, turn: Turn) -> ChatRequest:
+        messages = self.session.prompts.messages(turn)
         return ChatRequest(messages, turn.id, turn.dialogue.persona_id)
 
-    async def _answer(self, turns: Sequence[Turn], requests: Sequence[ChatRequest]) -> list[Reply]:
+    async def _answer(self, turns: Sequence[Turn]) -> list[Reply]:
         """Ask for all, record each; without those that the run stops over."""
+        requests = [self._request(turn) for turn in turns]
         cached = [self._cached(request) for request in requests]
         asked = [r for r, known in zip(requests, cached, strict=True) if known is None]
         if asked and not self.control.affordable():

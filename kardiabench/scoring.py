@@ -173,7 +173,9 @@ class Scorer:
             return []
         if not getattr(judge, "cacheable", True):
             return await self._ask(judge, items)
-        keys = [f"{self._fingerprints[judge.name]}:{item_key(*item)}" for item in items]
+        # Two servers may give different models one name, so their verdicts are kept apart.
+        asked = f"{self._fingerprints[judge.name]}:{getattr(judge, 'endpoint', None) or ''}"
+        keys = [f"{asked}:{item_key(*item)}" for item in items]
         by_key = await self._by_key(judge, dict(zip(keys, items, strict=True)))
         return [
             replace(by_key[key], turn_id=item.turn.id, judge=judge.name)

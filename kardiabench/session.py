@@ -19,8 +19,9 @@ from kardiabench.contracts import ChatModel, JudgeContext, ModelOptions
 from kardiabench.dialogues import Dialogues, load
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest
-from kardiabench.plugins import Registry, load_registry
+from kardiabench.plugins import load_registry
 from kardiabench.prompts import PromptPlan
+from kardiabench.registry import Registry
 from kardiabench.scoring import Scorer
 from kardiabench.settings import RunSettings
 from kardiabench.store import MANIFEST_VERSION, Manifest
@@ -46,6 +47,7 @@ class Models:
             retries=settings.retries,
             dataset=settings.dataset,
             split=settings.split,
+            revision=settings.revision,
         )
         key = f"{name} {sorted(options.items())}"
         if key not in self.opened:
@@ -104,6 +106,7 @@ def model_options(settings: RunSettings) -> ModelOptions:
         extra=settings.model_args,
         dataset=settings.dataset,
         split=settings.split,
+        revision=settings.revision,
     )
 
 
@@ -130,6 +133,7 @@ def make_manifest(session: Session) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": session.settings.to_json(),
         "model": {"name": session.model.name, "identity": dict(session.model.identity)},
+        "dataset": dict(session.dialogues.identity),
         "protocol": protocol,
         "protocol_id": digest(protocol),
         "rows": {
@@ -140,17 +144,30 @@ def make_manifest(session: Session) -> dict[str, Any]:
         "environment": {
             "python": sys.version.split()[0],
             "platform": platform.platform(),
+            **_plugins(session.registry),
             "packages": {name: _version(name) for name in _PACKAGES},
         },
     }
 
 
+def _plugins(registry: Registry) -> dict[str, Any]:
+    """Which plugin each judge, model and dataset comes from, where there are plugins."""
+    found = {
+        f"{kind}.{name}": origin
+        for kind, origins in registry.origins.items()
+        for name, origin in origins.items()
+    }
+    return {"plugins": found} if found else {}
+
+
 def make_protocol(session: Session) -> dict[str, Any]:
-    """What makes two runs comparable: data, prompts and judges; nothing of the model under test."""
+    """What makes two runs comparable: data, prompts and judges; nothing of the model under test.
+
+    The data are named by their content, so it does not matter where they were read from.
+    """
     dialogues = session.dialogues
     return {
         "dataset": {
-            **dialogues.identity,
             "fingerprint": dialogues.fingerprint,
             "dialogues": dialogues.n_dialogues,
             "turns": dialogues.n_turns,
@@ -165,7 +182,7 @@ def make_protocol(session: Session) -> dict[str, Any]:
 def default_directory(manifest: Manifest) -> Path:
     """`runs/MODEL-DATASET-HASH`: the same command names the same directory."""
     identity = digest([manifest["protocol"], manifest["model"]], length=8)
-    dataset = manifest["protocol"]["dataset"]["name"]
+    dataset = manifest["dataset"]["name"]
     return Path("runs") / f"{_slug(manifest['model']['name'])}-{_slug(str(dataset))}-{identity}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from kardiabench.scoring import DEFAULT_WEIGHTS, MissingPolicy
 ALWAYS = ("format", "emotion")
 DEFAULT_DATASET = "KardiaBench"
 DEFAULT_SEED = 0
+
+_API_BASE = re.compile(r"([:,]api_base=)[^,]*")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,18 @@ class RunSettings:
             judge_model=None,
             judge_api_base=None,
             no_rubric=False,
+        )
+
+    def with_servers(self, api_base: str | None, judge_api_base: str | None) -> RunSettings:
+        """These settings with the model's or the judges' server at another address."""
+        if judge_api_base is None:
+            return replace(self, api_base=api_base or self.api_base)
+        moved = [_API_BASE.sub(rf"\g<1>{judge_api_base}", spec) for spec in self.judges]
+        return replace(
+            self,
+            api_base=api_base or self.api_base,
+            judges=moved,
+            judge_api_base=judge_api_base if self.judge_api_base else None,
         )
 
     def with_plugins(self, plugins: Sequence[str]) -> RunSettings:

@@ -293,6 +293,10 @@ class _ScorerPart(TypedDict):
     missing: Literal["mask", "fail_fast", "zero"]
 
 
+class _SourcePart(TypedDict):
+    name: str
+
+
 class _DatasetPart(TypedDict):
     turns: int
 
@@ -311,6 +315,7 @@ class _ManifestParts(TypedDict):
 
     config: dict[str, Any]
     model: _ModelPart
+    dataset: _SourcePart
     protocol: _ProtocolPart
     protocol_id: str
     rows: _RowsPart

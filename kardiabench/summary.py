@@ -30,7 +30,7 @@ def summarise(path: Path, manifest: Manifest) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "model": manifest["model"]["name"],
-        "dataset": manifest["protocol"]["dataset"],
+        "dataset": {**manifest["dataset"], **manifest["protocol"]["dataset"]},
         "protocol": manifest["protocol_id"],
         "complete": is_complete(results, planned),
         "turns": _turn_counts(turns, planned),

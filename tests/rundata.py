@@ -84,7 +84,7 @@ def make_manifest(
     skipped: int = 0,
 ) -> dict[str, Any]:
     protocol = {
-        "dataset": {"name": "mem", "turns": turns, "dialogues": turns, "personas": 1},
+        "dataset": {"turns": turns, "dialogues": turns, "personas": 1},
         "scorer": {
             "judges": {judge.name: describe(judge) for judge in judges},
             "weights": dict(weights),
@@ -96,6 +96,7 @@ def make_manifest(
         "manifest_version": 1,
         "config": {"model": "scripted/x"},
         "model": {"name": "scripted/x", "identity": {}},
+        "dataset": {"name": "mem"},
         "protocol": protocol,
         "protocol_id": digest(protocol),
         "rows": {"read": turns, "skipped": skipped, "examples": []},

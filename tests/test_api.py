@@ -509,12 +509,22 @@ def test_the_identity_is_the_model_the_endpoint_and_the_decoding():
     options = ModelOptions(0.5, 10, 3, "http://127.0.0.1:1/v1", timeout=3, extra={"top_p": 1})
     assert build("openai/x", options).identity == {
         "model": "openai/x",
-        "api_base": "http://127.0.0.1:1/v1",
+        "endpoint": "custom",
         "temperature": 0.5,
         "max_tokens": 10,
         "seed": 3,
         "extra": {"top_p": 1},
     }
+
+
+def test_a_server_that_moves_stays_the_same_model_but_not_the_same_endpoint(monkeypatch):
+    here, there = (ModelOptions(api_base=f"http://127.0.0.1:{port}/v1") for port in (1, 2))
+    assert build("openai/x", here).identity == build("openai/x", there).identity
+    assert build("openai/x", here).endpoint != build("openai/x", there).endpoint
+    assert build("openai/x", ModelOptions()).endpoint is None
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:3/v1")
+    assert build("openai/x", ModelOptions()).endpoint == "http://127.0.0.1:3/v1"
+    assert build("openai/x", ModelOptions()).identity["endpoint"] == "custom"
 
 
 def test_preflight_passes_with_one_request(server):

@@ -3,17 +3,17 @@
 import asyncio
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from rowdata import Row, exchange, gold, in_memory, make_row, write_rows
 
-from kardiabench.contracts import ModelOptions, RowSource
+from kardiabench.contracts import ChatModel, ModelOptions, RowSource
 from kardiabench.emotions import EMOTIONS
 from kardiabench.errors import ConfigError, PluginError, PreflightError
-from kardiabench.models.baseline import BaselineModel, build
+from kardiabench.models.baseline import BaselineModel
 from kardiabench.models.classifiers import MAX_FOLDS
+from kardiabench.plugins import load_registry
 from kardiabench.records import ChatRequest, Message
 from kardiabench.rows import persona_id, read_row, turns_of
 from kardiabench.spans import parse_spans
@@ -23,6 +23,10 @@ TOPICS = {
     "lonely": ["nobody called all weekend", "the flat is silent since everyone moved"],
     "anxious": ["the exam is tomorrow and I can't sleep", "waiting for the scan results"],
 }
+
+
+def build(name: str, options: ModelOptions) -> ChatModel:
+    return load_registry().open_model(name, options)
 
 
 def row(person: str, emotion: str, *said: str) -> Row:
@@ -226,23 +230,9 @@ def test_the_sample_is_its_own_train_split_and_beats_nothing_by_cheating():
 
 def test_sklearn_is_imported_only_when_it_is_needed():
     code = (
-        "import sys; from kardiabench.models.baseline import build;"
-        "from kardiabench.contracts import ModelOptions; build('baseline/tfidf', ModelOptions());"
+        "import sys; from kardiabench.plugins import load_registry;"
+        "load_registry().open_model('baseline/tfidf');"
         "print([m for m in ('sklearn', 'numpy', 'datasets', 'litellm') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
-
-
-def test_twenty_thousand_turns_are_answered_in_seconds(topics):
-    model = BaselineModel("tfidf", lambda: topics)
-    said = [text for texts in TOPICS.values() for text in texts] * 5
-    request = ask(said[-1], "somebody else", *said[:4])
-
-    async def answer_all() -> None:
-        for _ in range(20_290 // 8):
-            await model.complete([request] * 8)
-
-    begun = time.perf_counter()
-    asyncio.run(answer_all())
-    assert time.perf_counter() - begun < 20

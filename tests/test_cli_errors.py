@@ -96,8 +96,7 @@ def test_a_missing_key_for_the_model_is_named(cli: Cli, server: OpenAIServer) ->
 def test_a_missing_key_for_the_judge_names_both_ways_out(cli: Cli, server: OpenAIServer) -> None:
     refused = cli.fast("run", "--model", "openai/x", "--api-base", server.url, *SAMPLE)
     _assert_refused(refused, "OPENAI_API_KEY", "--judge-model", "--no-rubric")
-    assert not replies_asked(server)
-    assert server.hits <= 1
+    assert server.hits == 0
 
 
 def test_a_server_that_is_down_is_named(cli: Cli, server: OpenAIServer, api: list[str]) -> None:

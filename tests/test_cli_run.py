@@ -14,6 +14,7 @@ from requests_seen import is_judge, is_tiny, replies_asked, verdicts_asked
 
 from kardiabench.cli.options import long_name
 from kardiabench.cli.running import run as run_command
+from kardiabench.spans import parse_spans
 
 SMALL = ("--limit", "4", "--out", "out")
 TURNS = 15
@@ -68,6 +69,21 @@ def test_history_free_sends_the_models_own_replies(
     seen = _earlier_replies(server)
     assert len(seen) >= TURNS - 4
     assert seen <= said
+
+
+def test_history_free_shows_the_judge_the_conversation_that_was_had(
+    cli: Cli, server: OpenAIServer, api: list[str]
+) -> None:
+    assert cli.fast(*api, *SMALL, "--history", "free").rc == 0
+    said = {parse_spans(line["reply"]["text"]).response for line in cli.lines("replies.jsonl")}
+    histories = [
+        json.loads(request.body["messages"][1]["content"])["history"]
+        for request in server.requests
+        if is_judge(request.body) and not is_tiny(request.body)
+    ]
+    shown = {m["text"] for history in histories[1:] for m in history if m["role"] != "user"}
+    assert shown  # the first was the preflight's, on the sample's own history
+    assert shown <= said
 
 
 def test_history_content_response_sends_only_responses(

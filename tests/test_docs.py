@@ -67,7 +67,7 @@ def test_readme_file_map_names_every_module(folder):
         assert re.search(rf"\b{name}\b", file_map), f"{path.name} is not in the file map"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"])
+@pytest.mark.parametrize("path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"])
 def test_links_between_documents_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
@@ -88,7 +88,9 @@ def test_changelog_citation_and_package_agree_on_the_version():
 
 
 def test_every_package_folder_is_named_in_pyproject():
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
     folders = {
         path.parent.relative_to(ROOT).as_posix().replace("/", ".")
         for top in ("kardiabench", "judges")

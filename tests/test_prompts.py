@@ -13,13 +13,18 @@ from rundata import make_turn, say
 from kardiabench import prompts as prompts_module
 from kardiabench.emotions import EMOTIONS
 from kardiabench.errors import ConfigError
-from kardiabench.prompts import PromptPlan, own_history
-from kardiabench.records import Message
+from kardiabench.prompts import PromptPlan, in_own_words
+from kardiabench.records import Message, Turn
 
 HOSTILE = [
     "{{ 7*7 }}", "{% for x in y %}", "{# gone #}", "{% raw %}", "{{ profile }}", "}}", "{{",
     "<b>&amp;</b>", "</script>", "%s %(a)s {0} {profile}", "\\n $x `ls`", "line\nbreak",
 ]  # fmt: skip
+
+
+def with_history(history: tuple[Message, ...]) -> Turn:
+    turn = make_turn()
+    return replace(turn, dialogue=replace(turn.dialogue, messages=history), end=len(history))
 
 
 @pytest.fixture
@@ -116,7 +121,7 @@ def test_a_row_without_one_gets_ours():
     bare = replace(turn.dialogue, messages=turn.dialogue.messages[1:])
     ours = PromptPlan("kardia").render(bare.profile, bare.situation)
     assert PromptPlan().system_prompt(bare) == ours
-    messages = PromptPlan().messages(replace(turn, dialogue=bare, end=1), bare.messages[:1])
+    messages = PromptPlan().messages(replace(turn, dialogue=bare, end=1))
     assert [message.role for message in messages] == ["system", "user"]
 
 
@@ -131,7 +136,7 @@ def test_kardia_takes_the_place_of_the_rows_own(template):
 
 def test_gold_history_ends_with_the_users_message():
     turn = make_turn("d0", 2)
-    messages = PromptPlan().messages(turn, turn.history)
+    messages = PromptPlan().messages(turn)
     assert [m.role for m in messages] == ["system", *["user", "assistant"] * 2, "user"]
     assert messages[2].content == say()
     assert messages[-1].content == "d0 speaks, 2."
@@ -142,13 +147,13 @@ def test_the_reply_that_is_asked_for_is_never_in_the_prompt():
     own = list(turn.dialogue.messages)
     own[turn.end] = Message("assistant", "the gold reply")
     turn = replace(turn, dialogue=replace(turn.dialogue, messages=tuple(own)))
-    messages = PromptPlan().messages(turn, turn.history)
+    messages = PromptPlan().messages(turn)
     assert "the gold reply" not in [message.content for message in messages]
 
 
 def test_with_content_response_history_carries_only_what_was_said():
     turn = make_turn("d0", 1)
-    messages = PromptPlan(content="response").messages(turn, turn.history)
+    messages = PromptPlan(content="response").messages(turn)
     assert [m.content for m in messages] == [
         "You are kind.", "d0 speaks, 0.", "I am here.", "d0 speaks, 1."
     ]  # fmt: skip
@@ -156,20 +161,19 @@ def test_with_content_response_history_carries_only_what_was_said():
 
 def test_a_reply_without_a_response_span_is_kept_whole():
     history = (Message("user", "hi"), Message("assistant", "plain words"), Message("user", "yes"))
-    messages = PromptPlan(content="response").messages(make_turn(), history)
+    messages = PromptPlan(content="response").messages(with_history(history))
     assert [m.content for m in messages[1:]] == ["hi", "plain words", "yes"]
 
 
 def test_a_users_tags_are_left_alone():
     history = (Message("user", "what is <response>this</response>?"),)
-    messages = PromptPlan(content="response").messages(make_turn(), history)
+    messages = PromptPlan(content="response").messages(with_history(history))
     assert messages[-1] == history[0]
 
 
-def test_own_history_has_the_datasets_questions_and_the_models_answers():
-    turn = make_turn("d0", 2)
-    history = own_history(turn, lambda index: f"my reply {index}")
-    assert [(m.role, m.content) for m in history] == [
+def test_own_words_are_the_datasets_questions_and_the_models_answers():
+    turn = in_own_words(make_turn("d0", 2), ["my reply 0", "my reply 1"])
+    assert [(m.role, m.content) for m in turn.history] == [
         ("user", "d0 speaks, 0."),
         ("assistant", "my reply 0"),
         ("user", "d0 speaks, 1."),
@@ -178,16 +182,20 @@ def test_own_history_has_the_datasets_questions_and_the_models_answers():
     ]
 
 
-def test_own_history_of_a_first_turn_asks_for_no_reply():
-    def never(index):
-        raise AssertionError(index)
+def test_a_turn_in_own_words_keeps_its_id_its_gold_and_its_system_prompt():
+    gold = make_turn("d0", 2)
+    turn = in_own_words(gold, ["mine", "mine too"])
+    assert (turn.id, turn.gold, turn.gold_emotion) == (gold.id, gold.gold, gold.gold_emotion)
+    assert turn.dialogue.system == gold.dialogue.system
 
-    assert own_history(make_turn(), never) == (Message("user", "d0 speaks, 0."),)
+
+def test_a_first_turn_in_own_words_is_the_users_message():
+    assert in_own_words(make_turn(), []).history == (Message("user", "d0 speaks, 0."),)
 
 
-def test_no_gold_reply_is_in_own_history():
-    turn = make_turn("d0", 2)
-    assert say() not in [m.content for m in own_history(turn, lambda _: "mine")]
+def test_no_gold_reply_is_in_a_history_in_own_words():
+    turn = in_own_words(make_turn("d0", 2), ["mine", "mine too"])
+    assert say() not in [m.content for m in turn.history]
 
 
 # --- the protocol ---------------------------------------------------------------------------------

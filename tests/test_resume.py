@@ -50,6 +50,23 @@ def _kill_after(
     started.kill()
 
 
+def test_a_run_goes_on_where_its_servers_have_moved_to(
+    cli: Cli, server: OpenAIServer, api: list[str]
+) -> None:
+    assert cli.fast(*api, *SMALL, "--no-cache", "--out", "whole").rc == 0
+    with OpenAIServer() as gone:
+        moved = [gone.url if word == server.url else word for word in api]
+        started = cli.start(*moved, *SMALL, "--no-cache")
+        until(lambda: gone.hits > 8)
+        started.kill()
+    stuck = cli.fast("resume", "out")
+    assert (stuck.rc, "connection" in stuck.sentence) == (2, True)
+    new = ("--api-base", server.url, "--judge-api-base", server.url)
+    went_on = cli.fast("resume", "out", *new)
+    assert went_on.rc == 0, went_on.err
+    assert cli.summary() == cli.summary("whole")
+
+
 def test_a_run_killed_while_judging_generates_nothing_again(
     cli: Cli, server: OpenAIServer, api: list[str]
 ) -> None:

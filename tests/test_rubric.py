@@ -57,7 +57,7 @@ def run(judge: RubricJudge, *items: Item) -> list[Verdict]:
 
 
 def requests_of(judge: RubricJudge):
-    return judge._model.requests
+    return judge.model.requests
 
 
 def data_of(judge: RubricJudge, item: Item) -> dict[str, object]:

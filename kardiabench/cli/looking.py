@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kardiabench.cli import options as opt
+from kardiabench.cli import output
 
 if TYPE_CHECKING:
-    from kardiabench.plugins import Registry
+    from kardiabench.registry import Registry
 
 
 @click.command()
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON."),
     opt.debug_option,
 )
+@output.results_only
 def show(runs: Sequence[Path], as_json: bool) -> None:
     """Print the tables of one or more run directories, recomputed from their logs."""
     from kardiabench.store import read_manifest
@@ -28,16 +30,14 @@ def show(runs: Sequence[Path], as_json: bool) -> None:
 
     summaries = [summarise(path, read_manifest(path)) for path in runs]
     if as_json:
-        click.echo(json.dumps(summaries, indent=2, sort_keys=True))
+        output.echo(json.dumps(summaries, indent=2, sort_keys=True))
         return
-    from rich.console import Console
-
     from kardiabench import report
 
     protocols = {summary["protocol"] for summary in summaries}
     if len(protocols) > 1:
         click.echo("warning: these runs have different protocols: do not compare them", err=True)
-    report.show(summaries, Console())
+    report.show(summaries, output.console())
 
 
 @click.group(invoke_without_command=True)
@@ -47,6 +47,7 @@ def show(runs: Sequence[Path], as_json: bool) -> None:
     opt.debug_option,
 )
 @click.pass_context
+@output.results_only
 def judges(context: click.Context, plugins: Sequence[str], as_json: bool) -> None:
     """List the judges, built in and from plugins; what is broken is named."""
     from kardiabench.plugins import load_registry
@@ -60,22 +61,25 @@ def judges(context: click.Context, plugins: Sequence[str], as_json: bool) -> Non
     rows = list_judges(registry)
     if as_json:
         problems = [str(problem) for problem in registry.problems]
-        click.echo(json.dumps({"judges": rows, "problems": problems}, indent=2))
+        output.echo(json.dumps({"judges": rows, "problems": problems}, indent=2))
         return
-    print_judges(rows)
+    print_judges(rows, output.console())
     for problem in registry.problems:
         click.echo(f"warning: {problem}", err=True)
 
 
 @judges.command("show")
 @click.argument("name")
-@opt.debug_option
+@opt.compose(opt.plugin_option, opt.debug_option)
 @click.pass_obj
-def show_judge(registry: Registry, name: str) -> None:
+@output.results_only
+def show_judge(registry: Registry, name: str, plugins: Sequence[str]) -> None:
     """Print what judge NAME measures and the exact prompt that it sends for a sample turn."""
     from kardiabench.listing import describe_judge
+    from kardiabench.plugins import load_registry
 
-    click.echo(describe_judge(registry, name))
+    registry = load_registry(plugins) if plugins else registry
+    output.echo(describe_judge(registry, name))
 
 
 @click.command()
@@ -95,6 +99,7 @@ def show_judge(registry: Registry, name: str) -> None:
     ),
     opt.debug_option,
 )
+@output.results_only
 def prompts(out: Any, **options: Any) -> None:
     """Write each turn's id and prompt as JSON lines, to generate replies elsewhere.
 

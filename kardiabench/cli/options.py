@@ -297,6 +297,8 @@ traffic_options = compose(
     ),
 )
 changed_traffic_options = compose(
+    click.option("--api-base", metavar="URL", help="Where the model's server is now."),
+    click.option("--judge-api-base", metavar="URL", help="Where the judge's server is now."),
     click.option(
         "--concurrency",
         type=click.IntRange(1),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kardiabench.cli import options as opt
+from kardiabench.cli import output
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.report import plain
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     click.option("--dry-run", is_flag=True, help="Say what it would take, and stop."),
     opt.output_options,
 )
+@output.results_only
 def run(out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **options: Any) -> None:
     """Run a model over the dialogues and judge its replies.
 
@@ -83,9 +85,12 @@ def run(out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **options: 
     opt.plugin_option,
     opt.output_options,
 )
+@output.results_only
 def resume(
     run: Path,
     *,
+    api_base: str | None,
+    judge_api_base: str | None,
     concurrency: int | None,
     timeout: float | None,
     retries: int | None,
@@ -100,6 +105,7 @@ def resume(
     manifest, settings = _read_run(run, plugins)
     traffic: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
     settings = replace(settings, **{k: v for k, v in traffic.items() if v is not None})
+    settings = settings.with_servers(api_base, judge_api_base)
     session = open_session(settings)
     _warn_of_plugins(session)
     check_same(manifest, make_manifest(session), run)
@@ -116,6 +122,7 @@ def resume(
     opt.plugin_option,
     opt.output_options,
 )
+@output.results_only
 def score(
     run: Path,
     *,
@@ -152,6 +159,7 @@ def score(
     ),
     opt.output_options,
 )
+@output.results_only
 def demo(out: Path, quiet: bool, as_json: bool) -> None:
     """Run both baselines over the embedded sample with offline judges: no network, no key."""
     from kardiabench.session import open_session
@@ -165,10 +173,10 @@ def demo(out: Path, quiet: bool, as_json: bool) -> None:
         outcomes.append(_execute(session, path, _manner({}), quiet=True, manifest=manifest))
     summaries = [outcome.summary for outcome in outcomes]
     if as_json:
-        click.echo(json.dumps(summaries, indent=2, sort_keys=True))
+        output.echo(json.dumps(summaries, indent=2, sort_keys=True))
     elif not quiet:
         _show(summaries)
-        click.echo(_WHAT_NEXT.format(out=out))
+        output.echo(_WHAT_NEXT.format(out=out))
 
 
 _WHAT_NEXT = """
@@ -267,21 +275,19 @@ def _execute(
 
 def _finish(outcome: Outcome, path: Path, *, quiet: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(outcome.summary, indent=2, sort_keys=True))
+        output.echo(json.dumps(outcome.summary, indent=2, sort_keys=True))
     elif not quiet:
         _show([outcome.summary])
-        click.echo(f"run: {path}")
+        output.echo(f"run: {path}")
     if outcome.sentence:
         click.echo(f"kardiabench: {' '.join(plain(outcome.sentence).split())}", err=True)
     raise click.exceptions.Exit(outcome.exit_code)
 
 
 def _show(summaries: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-
     from kardiabench.report import show
 
-    show(summaries, Console())
+    show(summaries, output.console())
 
 
 def _warn_of_plugins(session: Session) -> None:
@@ -296,13 +302,11 @@ def _print_estimate(session: Session, *, as_json: bool) -> None:
 
     lines = estimate(session)
     if as_json:
-        click.echo(json.dumps([asdict(line) for line in lines], indent=2))
+        output.echo(json.dumps([asdict(line) for line in lines], indent=2))
         return
-    from rich.console import Console
-
     from kardiabench.report import show_estimate
 
-    show_estimate(lines, session.dialogues.n_turns, Console())
+    show_estimate(lines, session.dialogues.n_turns, output.console())
 
 
 COMMANDS = (run, resume, score, demo)

@@ -113,16 +113,29 @@ class ApiModel:
 
     @property
     def identity(self) -> Identity:
-        """Name, endpoint and decoding."""
+        """Name, kind of endpoint and decoding.
+
+        The address of a server of one's own is left out: the same checkpoint served from another
+        machine is the same model. `endpoint` tells servers apart for the cache.
+        """
         options = self.options
         return {
             "model": self.name,
-            "api_base": options.api_base,
+            "endpoint": "provider" if self.endpoint is None else "custom",
             "temperature": options.temperature,
             "max_tokens": options.max_tokens,
             "seed": options.seed,
             "extra": dict(options.extra),
         }
+
+    @property
+    def endpoint(self) -> str | None:
+        """The address that is asked where it is not the provider's own."""
+        if self.options.api_base is not None:
+            return self.options.api_base
+        prefix = self.name.partition("/")[0].upper() if "/" in self.name else "OPENAI"
+        variables = (f"{prefix}_{suffix}" for suffix in ("BASE_URL", "API_BASE"))
+        return next((os.environ[name] for name in variables if os.environ.get(name)), None)
 
     async def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """Answer all requests, at most `concurrency` at a time over everybody who asks."""
@@ -132,7 +145,7 @@ class ApiModel:
 
     async def preflight(self) -> None:
         """Find the provider, its key, and have it answer one tiny request."""
-        self._check_key()
+        self.check_key()
         request = ChatRequest((Message("user", "Answer with the one word: ready"),))
         retries = min(self.options.retries, _PREFLIGHT_RETRIES)
         completion = await self._answer(request, retries)
@@ -179,7 +192,8 @@ class ApiModel:
             self._route = _find_route(load_litellm(), self.name, self.options)
         return self._route
 
-    def _check_key(self) -> None:
+    def check_key(self) -> None:
+        """Raise `PreflightError` when the provider's key is not set; nothing is sent."""
         provider = self._routed().provider
         if self.options.api_base is not None or provider in _KEYLESS_PROVIDERS:
             return

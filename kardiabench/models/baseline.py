@@ -23,7 +23,6 @@ from kardiabench.errors import (
 )
 from kardiabench.models.classifiers import Classifier, Majority, Tfidf, document
 from kardiabench.models.inputs import check_arguments
-from kardiabench.plugins import load_registry
 from kardiabench.records import ChatRequest, Completion, Turn, Usage
 from kardiabench.rows import BadRow, read_row, turns_of
 from kardiabench.spans import render_spans
@@ -146,4 +145,8 @@ def build(name: str, options: ModelOptions) -> BaselineModel:
     if one_file and "train" not in options.extra:
         raise ConfigError(f"{name} needs a train split, and {dataset} is one file: {_HINT}")
     split = None if one_file or dataset == "sample" else "train"
-    return BaselineModel(method, lambda: load_registry().open_dataset(dataset, split))
+    revision = options.revision if dataset == options.dataset else None
+    open_dataset = options.open_dataset
+    if open_dataset is None:
+        raise PluginError(f"{name} has no datasets to train on: open it through a Registry")
+    return BaselineModel(method, lambda: open_dataset(dataset, split, revision))

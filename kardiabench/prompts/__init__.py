@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -77,9 +78,9 @@ class PromptPlan:
             return dialogue.system
         return self.render(dialogue.profile, dialogue.situation)
 
-    def messages(self, turn: Turn, history: Sequence[Message]) -> tuple[Message, ...]:
-        """The prompt of `turn`: system prompt, then `history`, which ends with the user's."""
-        system = Message("system", self.system_prompt(turn.dialogue))
+    def messages(self, turn: Turn) -> tuple[Message, ...]:
+        """The prompt of `turn`: system prompt, then its history, which ends with the user's."""
+        system, history = Message("system", self.system_prompt(turn.dialogue)), turn.history
         if self.content == "response":
             return (system, *map(_response_only, history))
         return (system, *history)
@@ -119,18 +120,20 @@ class PromptPlan:
         )
 
 
-def own_history(turn: Turn, reply_to: Callable[[int], str]) -> tuple[Message, ...]:
-    """History mode `free`: the dataset's user messages, the model's own replies between them.
+def in_own_words(turn: Turn, said: Sequence[str]) -> Turn:
+    """The turn as it is in history mode `free`: the model's own earlier replies, `said`.
 
-    `reply_to(index)` is the text of the model's reply to the exchange `index` of the dialogue.
+    The dataset's user messages stay. Whoever reads the turn's history, the judges too, then reads
+    the conversation that the model really had.
     """
+    messages = [m for m in turn.dialogue.messages[: turn.end] if m.role == "system"]
     users = [message for message in turn.history if message.role == "user"]
-    messages: list[Message] = []
-    for index, user in enumerate(users):
+    for user, reply in zip_longest(users, said[: len(users) - 1]):
         messages.append(user)
-        if index < turn.index:
-            messages.append(Message("assistant", reply_to(index)))
-    return tuple(messages)
+        if reply is not None:
+            messages.append(Message("assistant", reply))
+    dialogue = replace(turn.dialogue, messages=tuple(messages))
+    return replace(turn, dialogue=dialogue, end=len(messages))
 
 
 def _response_only(message: Message) -> Message:
