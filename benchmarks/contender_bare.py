@@ -7,16 +7,17 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import litellm
 
 IN_FLIGHT = 256
 
 
-async def main(turns: list[dict[str, list[dict[str, str]]]], url: str) -> None:
+async def main(turns: list[dict[str, Any]], url: str) -> None:
     slots = asyncio.Semaphore(IN_FLIGHT)
 
-    async def ask(model: str, messages: list[dict[str, str]], seed: int) -> None:
+    async def ask(model: str, messages: list[dict[str, str]], **more: object) -> None:
         async with slots:
             await litellm.acompletion(
                 model=model,
@@ -25,15 +26,16 @@ async def main(turns: list[dict[str, list[dict[str, str]]]], url: str) -> None:
                 api_key="none",
                 max_tokens=4096,
                 temperature=0.0,
-                seed=seed,
+                seed=0,
                 max_retries=0,
+                **more,
             )
 
-    async def one(turn: dict[str, list[dict[str, str]]]) -> None:
-        await ask("openai/candidate", turn["generate"], 0)
-        await ask("openai/judge", turn["judge"], 0)
+    async def one(turn: dict[str, Any]) -> None:
+        await ask("openai/candidate", turn["generate"])
+        await ask("openai/judge", turn["judge"], response_format=turn["response_format"])
 
-    await ask("openai/candidate", turns[0]["generate"], 0)  # warm, as our preflight is
+    await ask("openai/candidate", turns[0]["generate"])  # warm, as our preflight is
     started = time.perf_counter()
     await asyncio.gather(*map(one, turns))
     seconds = time.perf_counter() - started

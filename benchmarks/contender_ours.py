@@ -6,6 +6,7 @@ python contender_ours.py --prompts DATASET     write the same prompts for the ot
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -44,6 +45,7 @@ def measure(dataset: str, url: str, out: str) -> None:
     create(Path(out), make_manifest(session))
     load_litellm()
     importlib.import_module("sklearn.metrics")
+    asyncio.run(session.model.preflight())  # litellm imports its parts at the first call
     with RunStore(Path(out)) as store:
         started = time.perf_counter()
         outcome = execute(session, store, Manner(), Progress(quiet=True))
@@ -68,7 +70,13 @@ def write_prompts(dataset: str) -> None:
         for turn in session.dialogues.turns():
             generate = session.prompts.messages(turn)
             judge = rubric.messages(Item(turn, Reply(turn.id, turn.gold)))
+            schema = {
+                "name": "verdict",
+                "schema": dict(rubric.answer_format.schema),
+                "strict": True,
+            }
             line = {
+                "response_format": {"type": "json_schema", "json_schema": schema},
                 "generate": [{"role": m.role, "content": m.content} for m in generate],
                 "judge": [{"role": m.role, "content": m.content} for m in judge],
             }

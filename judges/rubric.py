@@ -72,8 +72,8 @@ class RubricJudge:
         self.samples = samples
         self._scope = scope
         self._no_response = no_response
-        self._format = AnswerFormat([dimension.name for dimension in DIMENSIONS])
-        self._prompt = RubricPrompt(self._format, scope)
+        self.answer_format = AnswerFormat([dimension.name for dimension in DIMENSIONS])
+        self._prompt = RubricPrompt(self.answer_format, scope)
         self._fingerprint = fingerprint(self.identity)
 
     @property
@@ -141,7 +141,7 @@ class RubricJudge:
         """For every item, in order, one attempt a sample."""
         count = self.samples
         requests = [self._request(item, sample) for item in items for sample in range(count)]
-        attempts = await ask(self.model, self._prompt, self._format, requests)
+        attempts = await ask(self.model, self._prompt, self.answer_format, requests)
         return [attempts[start : start + count] for start in range(0, len(attempts), count)]
 
     def _request(self, item: Item, sample: int) -> ChatRequest:
@@ -150,7 +150,7 @@ class RubricJudge:
             turn_id=item.turn.id,
             persona_id=item.turn.dialogue.persona_id,
             sample=sample,
-            json_schema=self._format.schema,
+            json_schema=self.answer_format.schema,
         )
 
     def _from_attempts(self, item: Item, attempts: Sequence[Attempt]) -> Verdict:

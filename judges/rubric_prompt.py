@@ -68,6 +68,7 @@ def _spoken(turn: Turn) -> Iterator[Message]:
             yield message
 
 
+@lru_cache(maxsize=1024)  # each message is in the history of every later turn
 def spoken_text(content: str) -> str:
     """The response span of an assistant message; the whole where it is plain text."""
     spans = parse_spans(content)

@@ -63,7 +63,8 @@ def sampling_note(attempts: Sequence[Attempt]) -> str:
     parts += [f"{count} {status}" for status, count in sorted(failed.items())]
     repaired = sum(attempt.repaired for attempt in attempts if attempt.ratings is not None)
     parts += [f"{repaired} repaired"] if repaired else []
-    spread = {name: pstdev(one.scores[name] for one in parsed) for name in parsed[0].scores}
+    several = parsed[0].scores if len(parsed) > 1 else ()
+    spread = {name: pstdev(one.scores[name] for one in parsed) for name in several}
     parts += [f"sd {name} {deviation:.2f}" for name, deviation in spread.items() if deviation]
     return ", ".join(parts)
 
