@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import re
@@ -77,9 +76,6 @@ def load_litellm() -> Any:
     warnings.filterwarnings("ignore", r"coroutine '[\w.<>]*completion\w*' was", RuntimeWarning)
     if "LITELLM_LOG" not in os.environ:
         logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
-    # Its hundreds of thousands of objects stay for good: the garbage collector need not look at
-    # them again and again while requests are under way.
-    gc.freeze()
     return litellm
 
 
