@@ -27,7 +27,6 @@ class Progress:
     def __init__(self, *, quiet: bool = False, interval: float = INTERVAL) -> None:
         self.quiet = quiet
         self.interval = interval
-        self.replied_now = 0
         self.judged_now = 0
         self.judged_total = 0
         self.failures: Counter[str] = Counter()
@@ -55,7 +54,6 @@ class Progress:
 
     def replied(self, reply: Reply) -> None:
         """Count a reply."""
-        self.replied_now += 1
         if reply.status == "error":
             self.failures["reply"] += 1
         self._show()
@@ -84,9 +82,17 @@ class Progress:
 
     def _note(self) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        parts = [f"{self.replied_now / elapsed:.1f} replies/s", f"${self._control.spent:.4f}"]
+        parts = [f"{self.judged_now / elapsed:.1f} turns/s", self._cost()]
         parts += [f"{n} {kind} failures" for kind, n in self.failures.items() if n]
         return ", ".join(parts)
+
+    def _cost(self) -> str:
+        control = self._control
+        if not control.unpriced:
+            return f"${control.spent:.4f}"
+        return (
+            f"${control.spent:.4f} + calls of unknown price" if control.spent else "no price known"
+        )
 
     def _eta(self) -> str:
         elapsed = time.monotonic() - self._started

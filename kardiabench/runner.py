@@ -53,13 +53,15 @@ class Watcher(Protocol):
 class Control:
     """Why to stop, if so, and the money spent so far in US dollars.
 
-    `spent` counts what was paid for now: nothing out of the cache. `dearest` is the price of
-    the dearest call so far, at first what one is thought to cost.
+    `spent` counts what was paid for now: nothing out of the cache. `unpriced` counts calls that
+    no price is known for. `dearest` is the price of the dearest call so far, at first what one is
+    thought to cost.
     """
 
     max_cost: float | None = None
     dearest: float = 0.0
     spent: float = 0.0
+    unpriced: int = 0
     stop: StopReason | None = None
     detail: str = ""
     _in_flight: int = 0
@@ -80,7 +82,9 @@ class Control:
 
     def pay(self, usage: Usage) -> None:
         """Note what a call has used."""
-        if usage.cost:
+        if usage.cost is None:
+            self.unpriced += usage.calls
+        else:
             self.spent += usage.cost
             self.dearest = max(self.dearest, usage.cost)
 

@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,15 +39,13 @@ class Models:
 
     def __call__(self, name: str, **options: Any) -> ChatModel:
         """Open `name` (an `OpenModel`)."""
-        settings = self.settings
-        manners = ModelOptions(
-            seed=settings.seed,
-            concurrency=settings.concurrency,
-            timeout=settings.timeout,
-            retries=settings.retries,
-            dataset=settings.dataset,
-            split=settings.split,
-            revision=settings.revision,
+        # Like the model under test; what is asked of that one in particular is its own.
+        manners = replace(
+            model_options(self.settings),
+            temperature=None,
+            max_tokens=ModelOptions.max_tokens,
+            api_base=None,
+            extra={},
         )
         key = f"{name} {sorted(options.items())}"
         if key not in self.opened:

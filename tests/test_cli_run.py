@@ -25,7 +25,7 @@ def test_a_run_of_the_sample_prints_tables_and_leaves_four_files(
 ) -> None:
     done = cli(*api)
     assert done.rc == 0
-    assert all("replies/s" in line for line in done.err.splitlines())  # progress, if any
+    assert all("turns/s" in line for line in done.err.splitlines())  # progress, if any
     for word in ("rubric: empathy", "composite", "emotion macro-F1", "133 of 133", "8 personas"):
         assert word in done.out
     run = cli.folder / done.out.strip().splitlines()[-1].removeprefix("run: ")

@@ -47,13 +47,32 @@ def test_plain_lines_hold_turns_rate_cost_failures_and_time_left(
     assert lines[0].endswith("time left unknown")
     assert lines[-1].startswith("3/3 turns, ")
     for part in (
-        "replies/s",
+        "turns/s",
         "$0.7500",
         "1 reply failures",
         "1 verdict failures",
         "about 0 s left",
     ):
         assert part in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("usages", "shown"),
+    [
+        ([Usage(calls=1)], "no price known"),
+        ([Usage(calls=1), Usage(calls=1, cost=0.5)], "$0.5000 + calls of unknown price"),
+        ([Usage(calls=1, cost=0.0)], "$0.0000"),
+    ],
+)
+def test_an_unknown_price_is_not_shown_as_nothing_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], usages: list[Usage], shown: str
+) -> None:
+    control, progress = Control(), Progress(interval=0.0)
+    for usage in usages:
+        control.pay(usage)
+    with progress.running(1, Pending(tmp_path, {}), control):
+        progress.replied(Reply("d/0", ""))
+    assert f", {shown}, " in capsys.readouterr().err
 
 
 def test_plain_lines_come_no_oftener_than_the_interval(
@@ -83,7 +102,7 @@ def test_a_live_line_is_drawn_on_a_terminal(cli: Cli, server: OpenAIServer, api:
     shown = _on_terminal(cli, [*api, *SMALL], TERM="xterm")
     assert "\x1b[" in shown
     assert "19/19" in shown
-    assert "replies/s" in shown
+    assert "turns/s" in shown
 
 
 def _on_terminal(cli: Cli, command: list[str], **env: str) -> str:
