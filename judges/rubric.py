@@ -58,6 +58,8 @@ class RubricJudge:
     """
 
     name = "rubric"
+    #: Its model bounds each call; a limit on top would count the wait for a free place too.
+    time_limit = None
     dimensions: tuple[Dimension, ...] = DIMENSIONS
 
     def __init__(
@@ -88,12 +90,6 @@ class RubricJudge:
             "scope": self._scope,
             "no_response": self._no_response,
         }
-
-    @property
-    def endpoint(self) -> str | None:
-        """Where its model is asked, if not at the provider's own address."""
-        address: str | None = getattr(self.model, "endpoint", None)
-        return address
 
     @property
     def batch_size(self) -> int:

@@ -28,17 +28,19 @@ def default_path() -> Path:
     """`$KARDIABENCH_CACHE`, else `kardiabench/cache-v1.sqlite` in the user's cache folder."""
     own = os.environ.get("KARDIABENCH_CACHE")
     if own:
-        return Path(own)
+        return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "kardiabench" / "cache-v1.sqlite"
 
 
 def request_key(model: ChatModel, request: ChatRequest) -> str:
-    """A digest of everything that decides the completion: model, endpoint, decoding, messages."""
+    """A digest of everything that decides the completion: model, endpoint, decoding, request."""
     return "r:" + digest(
         [
             dict(model.identity),
             getattr(model, "endpoint", None),
+            # A backend may answer by turn (replies from a file) or by persona (a baseline).
+            [request.turn_id, request.persona_id],
             [[message.role, message.content] for message in request.messages],
             request.sample,
             request.json_schema,

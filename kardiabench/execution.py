@@ -58,7 +58,12 @@ def execute(
     A new `manifest` takes the old one's place as soon as the preflight went well.
     """
     control = Control(max_cost=manner.max_cost)
-    pending = Pending(store.path, session.scorer.fingerprints, retry_errors=manner.retry_errors)
+    pending = Pending(
+        store.path,
+        session.scorer.fingerprints,
+        retry_verdicts=manner.retry_errors,
+        retry_replies=manner.retry_errors and manner.generate,
+    )
     runner = Runner(session, store, pending, control, progress, generate=manner.generate)
     with warnings.catch_warnings():
         # What a cancelled call inside a client library had prepared and never awaited.
@@ -82,6 +87,7 @@ async def _drive(
                 await _preflight(session, pending, manner)
             if manifest is not None:
                 runner.store.save_manifest(manifest)
+            control.begun = True
             with _rare_collections(), progress.running(session.dialogues.n_turns, pending, control):
                 await runner.run()
     except asyncio.CancelledError:
@@ -113,7 +119,7 @@ def _dearest_call(session: Session) -> float:
                 f"--max-cost cannot be kept: no price is known for {line.model}; leave it out, "
                 "or bound the run with --limit"
             )
-        prices.append(line.price_low / line.calls)
+        prices.append(line.price_low / session.dialogues.n_turns)  # a judgement: all samples
     return max(prices)
 
 
@@ -142,7 +148,8 @@ def _signals(control: Control, progress: Progress) -> Iterator[None]:
     cancel: Callable[[], object] = task.cancel if task else loop.stop
 
     def interrupt() -> None:
-        if control.stop == "interrupt":
+        if control.stop == "interrupt" or not control.begun:  # a second one, or in the preflight
+            control.stop = "interrupt"
             cancel()
             return
         control.stop = "interrupt"  # it goes before any other reason: the user wants to leave
@@ -188,7 +195,9 @@ def _verdict_on_run(
         kinds = ", ".join(f"{kind} {n}" for kind, n in summary["turns"]["errors_by_kind"].items())
         again = f"retry them with: kardiabench resume {path} --retry-errors"
         if set(summary["turns"]["errors_by_kind"]) == {"missing"}:
-            again = "the replayed replies lack them: add them to the file and run it again"
+            again = (
+                "the replayed replies lack them: add them to the file and run it with a new --out"
+            )
         return EXIT_INCOMPLETE, f"{errors} turns ended in an error ({kinds}); {again}"
     turns = summary["turns"]
     if turns["answered"] < turns["planned"]:

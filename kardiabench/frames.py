@@ -14,7 +14,6 @@ from kardiabench.results import current_verdicts, judges_of, turn_order
 from kardiabench.scoring import composite
 from kardiabench.spans import SPAN_NAMES
 from kardiabench.store import (
-    SUMMARY,
     Manifest,
     StoredReply,
     iterate_replies,
@@ -55,11 +54,6 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """`summary.json`."""
         return read_summary(self.path)
-
-    @property
-    def has_summary(self) -> bool:
-        """Whether the run has been summarised yet."""
-        return (self.path / SUMMARY).exists()
 
     @cached_property
     def replies(self) -> pd.DataFrame:

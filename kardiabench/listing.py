@@ -103,4 +103,4 @@ def _row(registry: Registry, name: str) -> dict[str, Any]:
 
 def _make(registry: Registry, spec: str) -> Judge:
     settings = RunSettings(model="(none)")
-    return registry.make_judge(spec, judge_context(settings, Models(registry, settings)))
+    return registry.make_judge(spec, judge_context(Models(registry, settings)))

@@ -22,15 +22,20 @@ class Pending:
     """Which turns lack a reply, and which replies lack a judge's verdict.
 
     `fingerprints` are the judges of this run by name: a verdict of another fingerprint, or on a
-    reply that was replaced since, does not count. With `retry_errors` replies that ended in an
-    error, and verdicts that failed, count as missing.
+    reply that was replaced since, does not count. With `retry_replies` replies that ended in
+    an error count as missing, with `retry_verdicts` verdicts that failed.
     """
 
     def __init__(
-        self, path: Path, fingerprints: Mapping[str, str], *, retry_errors: bool = False
+        self,
+        path: Path,
+        fingerprints: Mapping[str, str],
+        *,
+        retry_replies: bool = False,
+        retry_verdicts: bool = False,
     ) -> None:
         self.judges = tuple(fingerprints)
-        self._retry = retry_errors
+        self._retry_replies, self._retry_verdicts = retry_replies, retry_verdicts
         self._replies: dict[str, _Stored] = {}
         for offset, stored in iterate_replies(path):
             self._replies[stored.reply.turn_id] = _remembered(offset, stored)
@@ -40,7 +45,7 @@ class Pending:
     def needs_reply(self, turn: Turn) -> bool:
         """Whether the turn has to be generated."""
         stored = self._replies.get(turn.id)
-        return stored is None or (self._retry and stored.is_error)
+        return stored is None or self._is_retried(stored)
 
     def missing_judges(self, turn: Turn) -> tuple[str, ...]:
         """The judges that have not judged the turn's stored reply."""
@@ -54,24 +59,27 @@ class Pending:
     @property
     def n_replied(self) -> int:
         """Turns that have a reply to keep."""
-        return sum(1 for s in self._replies.values() if not (self._retry and s.is_error))
+        return sum(1 for stored in self._replies.values() if not self._is_retried(stored))
 
     @property
     def n_judged(self) -> int:
         """Turns whose reply has a verdict of every judge."""
         return sum(1 for judged in self._judged.values() if len(judged) == len(self.judges))
 
+    def _is_retried(self, stored: _Stored) -> bool:
+        return self._retry_replies and stored.is_error
+
     def _read_verdicts(self, path: Path, fingerprints: Mapping[str, str]) -> None:
         shared: dict[frozenset[str], frozenset[str]] = {}  # equal sets are kept once
         for line in iterate_verdicts(path):
             verdict = line.verdict
             stored = self._replies.get(verdict.turn_id)
-            if stored is None or line.reply_digest != stored.digest:
+            if stored is None or line.reply_digest != stored.digest or self._is_retried(stored):
                 continue
             if fingerprints.get(verdict.judge) != verdict.fingerprint:
                 continue
             judged = self._judged.get(verdict.turn_id, frozenset())
-            again = self._retry and verdict.status in _RETRIED
+            again = self._retry_verdicts and verdict.status in _RETRIED
             judged = judged - {verdict.judge} if again else judged | {verdict.judge}
             self._judged[verdict.turn_id] = shared.setdefault(judged, judged)
 

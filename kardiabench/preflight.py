@@ -51,8 +51,9 @@ def _check_key(model: ChatModel) -> None:
 
 
 def _judge_cannot_run(error: PreflightError) -> PreflightError:
+    why = str(error).replace("--api-base", "--judge-api-base")  # the judge's own option
     return PreflightError(
-        f"a judge cannot run: {error}; or use --judge-model for another rubric model, "
+        f"a judge cannot run: {why}; or use --judge-model for another rubric model, "
         "--no-rubric to leave the rubric out"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
 from kardiabench.errors import ConfigError
@@ -37,7 +37,7 @@ def redact(text: str) -> str:
     A key is the value of a secret variable of the environment (plain or percent-encoded), or
     what is shaped like one.
     """
-    return " ".join(_without_keys(text).split())[:_LONGEST_DETAIL] if text else ""
+    return " ".join(without_keys(text).split())[:_LONGEST_DETAIL] if text else ""
 
 
 def refuse_secrets(options: Mapping[str, object], where: str) -> None:
@@ -85,16 +85,20 @@ def _snake_case(name: str) -> str:
 
 
 def _holds_key(value: object) -> bool:
-    return isinstance(value, str) and _without_keys(value) != value
+    return isinstance(value, str) and without_keys(value) != value
 
 
-def _without_keys(text: str) -> str:
-    for secret in _secrets():
+def without_keys(text: str, secrets: Sequence[str] | None = None) -> str:
+    """`text` with every key cut out, otherwise as it is.
+
+    `secrets` are those of `known_secrets`, for who has much to cut and looks them up once.
+    """
+    for secret in known_secrets() if secrets is None else secrets:
         text = text.replace(secret, _GONE)
     return _SECRET_SHAPE.sub(_GONE, text)
 
 
-def _secrets() -> list[str]:
+def known_secrets() -> list[str]:
     """Values of secret variables in all their spellings, longest first: one may hold another."""
     values = {
         value.strip()

@@ -25,6 +25,15 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def titled(summaries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The summaries, runs of one model told apart by `names`."""
+    models = [summary["model"] for summary in summaries]
+    return [
+        {**summary, "model": model if models.count(model) == 1 else f"{model} ({name})"}
+        for summary, model, name in zip(summaries, models, names, strict=True)
+    ]
+
+
 def show(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the tables of one or more summaries side by side."""
     console.print(_scores(summaries))
@@ -38,7 +47,7 @@ def show_estimate(lines: Sequence[Line], turns: int, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Estimate for {turns} turns", title_justify="left")
+    table = Table(title=f"Estimate for {turns} turns, from nothing", title_justify="left")
     for column in ("", "model", "calls", "tokens in", "tokens out", "price in USD"):
         justify: Literal["left", "right"] = "left" if column in ("", "model") else "right"
         table.add_column(column, justify=justify, overflow="fold")
@@ -46,10 +55,11 @@ def show_estimate(lines: Sequence[Line], turns: int, console: Console) -> None:
         out = f"{line.answer_tokens_low:,} to {line.answer_tokens_high:,}"
         cells = (line.what, line.model, f"{line.calls:,}", f"{line.prompt_tokens:,}", out)
         table.add_row(*(Text(plain(cell)) for cell in (*cells, _price_range([line]))))
-    console.print(table)
     if not lines:
         console.print("Nothing to pay: no model is called over an API.")
-    elif len(lines) > 1:
+        return
+    console.print(table)
+    if len(lines) > 1:
         console.print(f"Total: {_price_range(lines)} USD. The low end takes answers as long as the")
         console.print("gold replies; the high end is every answer at --max-tokens.")
 
@@ -149,7 +159,7 @@ def _latency(summary: Mapping[str, Any]) -> str:
 
 
 def _notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = [_selection_note(summary) for summary in summaries[:1]]
+    notes = [_selection_note(summary) for summary in summaries]
     for summary in summaries:
         notes += _composite_note(summary)
         if not summary["complete"]:

@@ -2,7 +2,7 @@
 
 Generation workers take turns off the dataset in order and hand replies over a bounded queue to
 judging workers. A reply is on disk before anything else happens to it, its verdicts as soon as
-they exist; the cache learns of both afterwards, so a killed run never knows more than its logs.
+they exist.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Control:
     unpriced: int = 0
     stop: StopReason | None = None
     detail: str = ""
+    begun: bool = False
     _in_flight: int = 0
 
     def halt(self, reason: StopReason, detail: str = "") -> None:
@@ -203,7 +204,8 @@ class Runner:
         replies = []
         for turn, request, known in zip(turns, requests, cached, strict=True):
             completion = known or next(fresh)
-            if self._is_fatal(completion.status, completion.detail):
+            live = completion.text_source != "file"  # what failed elsewhere stops nothing here
+            if live and self._is_fatal(completion.status, completion.detail):
                 continue
             replies.append(await self._record(turn, completion))
             if known is None:
@@ -282,21 +284,27 @@ class Runner:
         if not self.control.affordable():
             return
         judges = self.session.scorer.judges
-        with self.control.call():
-            columns = await asyncio.gather(*(self._ask_judge(judge, batch) for judge in judges))
+        columns = await asyncio.gather(*(self._ask_judge(judge, batch) for judge in judges))
         for work in batch:
             verdicts = [column[work.turn.id] for column in columns if work.turn.id in column]
-            kept = [v for v in verdicts if not self._is_fatal(v.status, _why(v))]
-            self.store.append_verdicts(work.reply, kept)
-            if len(kept) == len(verdicts):
+            if len(verdicts) == len(work.judges):
                 self.session.scorer.card(work.turn.id, verdicts)  # raises under `fail_fast`
                 self.watcher.judged(verdicts)
 
     async def _ask_judge(self, judge: Judge, batch: Sequence[_ToJudge]) -> dict[str, Verdict]:
-        """The verdicts of one judge on what it still has to judge, by turn."""
-        items = [Item(work.turn, work.reply) for work in batch if judge.name in work.judges]
-        verdicts = await self.session.scorer.verdicts(judge, items) if items else []
-        return {verdict.turn_id: verdict for verdict in verdicts}
+        """The verdicts of one judge on what it still has to judge, by turn; stored at once."""
+        works = [work for work in batch if judge.name in work.judges]
+        if not works:
+            return {}
+        with self.control.call():
+            items = [Item(work.turn, work.reply) for work in works]
+            verdicts = await self.session.scorer.verdicts(judge, items)
+        kept: dict[str, Verdict] = {}
+        for work, verdict in zip(works, verdicts, strict=True):
+            if not self._is_fatal(verdict.status, _why(verdict)):
+                self.store.append_verdicts(work.reply, [verdict])
+                kept[work.turn.id] = verdict
+        return kept
 
 
 def _why(verdict: Verdict) -> str:

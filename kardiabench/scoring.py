@@ -23,7 +23,7 @@ from kardiabench.records import (
     clean_text,
     missing_scores,
 )
-from kardiabench.redaction import redact
+from kardiabench.redaction import known_secrets, redact, without_keys
 
 MissingPolicy = Literal["mask", "fail_fast", "zero"]
 
@@ -110,6 +110,8 @@ class Scorer:
     missing: MissingPolicy = "mask"
     cache: VerdictCache | None = None
     timeout: float = 900.0
+    #: Where each judge's models are asked, when that is not their provider's own address.
+    endpoints: Mapping[str, str] = field(default_factory=dict)
     #: Told what was paid for a judgement that came from no cache.
     on_usage: Callable[[Usage], None] | None = None
     _flights: dict[str, asyncio.Future[Verdict]] = field(default_factory=dict, repr=False)
@@ -126,6 +128,7 @@ class Scorer:
         if self.weights is not DEFAULT_WEIGHTS and dict(self.weights) != dict(DEFAULT_WEIGHTS):
             self._check_weights(names)
         self._fingerprints = {judge.name: fingerprint(judge.identity) for judge in self.judges}
+        self._secrets = known_secrets()
 
     @property
     def dimensions(self) -> dict[str, tuple[Dimension, ...]]:
@@ -174,7 +177,7 @@ class Scorer:
         if not getattr(judge, "cacheable", True):
             return await self._ask(judge, items)
         # Two servers may give different models one name, so their verdicts are kept apart.
-        asked = f"{self._fingerprints[judge.name]}:{getattr(judge, 'endpoint', None) or ''}"
+        asked = f"{self._fingerprints[judge.name]}:{self.endpoints.get(judge.name, '')}"
         keys = [f"{asked}:{item_key(*item)}" for item in items]
         by_key = await self._by_key(judge, dict(zip(keys, items, strict=True)))
         return [
@@ -223,23 +226,27 @@ class Scorer:
         return dict(zip(fresh, verdicts, strict=True))
 
     async def _ask(self, judge: Judge, items: Sequence[Item]) -> list[Verdict]:
-        limit = asyncio.timeout(self.timeout)
+        seconds = getattr(judge, "time_limit", self.timeout)
+        limit = asyncio.timeout(seconds)
         try:
             async with limit:
                 verdicts = await judge.judge(items)
-            if self.on_usage:
-                for verdict in verdicts:
-                    self.on_usage(verdict.usage)
-            return self._checked(judge, items, verdicts)
+            return self._paid(self._checked(judge, items, verdicts))
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 raise
             if limit.expired():
-                return [self._failed(judge, i, f"no verdict in {self.timeout:g} s") for i in items]
+                return [self._failed(judge, i, f"no verdict in {seconds:g} s") for i in items]
             if len(items) > 1:  # one item must not take the others with it
                 alone = await asyncio.gather(*(self._ask(judge, [item]) for item in items))
                 return [verdict for (verdict,) in alone]
             return [self._failed(judge, items[0], f"{type(error).__name__}: {error}")]
+
+    def _paid(self, verdicts: list[Verdict]) -> list[Verdict]:
+        if self.on_usage:
+            for verdict in verdicts:
+                self.on_usage(verdict.usage)
+        return verdicts
 
     def _checked(
         self, judge: Judge, items: Sequence[Item], verdicts: Sequence[Verdict]
@@ -261,7 +268,10 @@ class Scorer:
             judge=judge.name,
             fingerprint=self._fingerprints[judge.name],
             scores=scores,
-            evidence={str(k): clean_text(str(v)) for k, v in verdict.evidence.items()},
+            evidence={
+                str(key): without_keys(clean_text(str(text)), self._secrets)
+                for key, text in verdict.evidence.items()
+            },
         )
 
     def _failed(self, judge: Judge, item: Item, why: str) -> Verdict:

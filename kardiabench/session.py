@@ -6,7 +6,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,15 +15,16 @@ from typing import Any
 
 import kardiabench
 from kardiabench.cache import Cache, default_path
-from kardiabench.contracts import ChatModel, JudgeContext, ModelOptions
+from kardiabench.contracts import ChatModel, JudgeContext, ModelOptions, OpenModel
 from kardiabench.dialogues import Dialogues, load
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest
 from kardiabench.plugins import load_registry
 from kardiabench.prompts import PromptPlan
-from kardiabench.registry import Registry
+from kardiabench.redaction import refuse_secrets
+from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import Scorer
-from kardiabench.settings import RunSettings
+from kardiabench.settings import DEFAULT_SEED, RunSettings
 from kardiabench.store import MANIFEST_VERSION, Manifest
 
 _PACKAGES = ("datasets", "litellm", "pydantic", "scikit-learn", "scipy", "numpy")
@@ -39,10 +40,12 @@ class Models:
 
     def __call__(self, name: str, **options: Any) -> ChatModel:
         """Open `name` (an `OpenModel`)."""
-        # Like the model under test; what is asked of that one in particular is its own.
+        # Like the model under test; what is asked of that one in particular is its own, its seed
+        # too: runs that differ in the seed are judged alike.
         manners = replace(
             model_options(self.settings),
             temperature=None,
+            seed=DEFAULT_SEED,
             max_tokens=ModelOptions.max_tokens,
             api_base=None,
             extra={},
@@ -51,6 +54,15 @@ class Models:
         if key not in self.opened:
             self.opened[key] = self.registry.open_model(name, manners, **options)
         return self.opened[key]
+
+    def noting(self, asked: list[ChatModel]) -> OpenModel:
+        """The same, which also puts what it opens into `asked`."""
+
+        def open_model(name: str, **options: Any) -> ChatModel:
+            asked.append(self(name, **options))
+            return asked[-1]
+
+        return open_model
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ def open_session(settings: RunSettings, registry: Registry | None = None) -> Ses
 
     Raises a `KardiaBenchError` for the first thing that cannot be had.
     """
+    _refuse_secrets(settings)
     registry = registry or load_registry(settings.plugins)
     prompts = settings.prompts
     prompts.check()
@@ -112,25 +125,33 @@ def make_scorer(
     settings: RunSettings, registry: Registry, models: Models, cache: Cache | None
 ) -> Scorer:
     """The Scorer of a run."""
-    context = judge_context(settings, models)
-    judges = [registry.make_judge(spec, context) for spec in settings.judge_specs]
-    return Scorer(judges, settings.weights, settings.on_missing, cache)
+    judges, endpoints = [], {}
+    for spec in settings.judge_specs:
+        asked: list[ChatModel] = []
+        judge = registry.make_judge(spec, judge_context(models.noting(asked)))
+        judges.append(judge)
+        endpoints[judge.name] = _endpoints(asked)
+    scorer = Scorer(judges, settings.weights, settings.on_missing, cache)
+    return replace(scorer, endpoints=endpoints)
 
 
-def judge_context(settings: RunSettings, models: Models) -> JudgeContext:
+def judge_context(models: OpenModel) -> JudgeContext:
     """What judges are handed."""
-    return JudgeContext(open_model=models, seed=settings.seed)
+    return JudgeContext(open_model=models, seed=DEFAULT_SEED)
 
 
-def make_manifest(session: Session) -> dict[str, Any]:
-    """Everything needed to repeat the run and to tell whether another is comparable."""
+def make_manifest(session: Session, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything needed to repeat the run and to tell whether another is comparable.
+
+    `model` is what an earlier manifest says of the model, where its replies are there already.
+    """
     protocol = make_protocol(session)
     return {
         "kardiabench": kardiabench.__version__,
         "manifest_version": MANIFEST_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": session.settings.to_json(),
-        "model": {"name": session.model.name, "identity": dict(session.model.identity)},
+        "model": model or {"name": session.model.name, "identity": dict(session.model.identity)},
         "dataset": dict(session.dialogues.identity),
         "protocol": protocol,
         "protocol_id": digest(protocol),
@@ -146,6 +167,19 @@ def make_manifest(session: Session) -> dict[str, Any]:
             "packages": {name: _version(name) for name in _PACKAGES},
         },
     }
+
+
+def _refuse_secrets(settings: RunSettings) -> None:
+    """Whatever the backend or judge: options end in the manifest."""
+    refuse_secrets(settings.model_args, "--model-arg")
+    for spec in settings.judge_specs:
+        name, options = parse_spec(spec)
+        refuse_secrets(options, f"--judge {name}")
+
+
+def _endpoints(models: Sequence[ChatModel]) -> str:
+    """The addresses that are not the providers' own."""
+    return " ".join(sorted({e for m in models if (e := getattr(m, "endpoint", None))}))
 
 
 def _plugins(registry: Registry) -> dict[str, Any]:
@@ -184,8 +218,11 @@ def default_directory(manifest: Manifest) -> Path:
     return Path("runs") / f"{_slug(manifest['model']['name'])}-{_slug(str(dataset))}-{identity}"
 
 
-def check_same(old: Manifest, new: Manifest, path: Path) -> None:
-    """Raise `RunError`, naming the keys, unless `new` measures the same thing as `old`."""
+def check_same(old: Manifest, new: Manifest, path: Path, hint: str = "") -> None:
+    """Raise `RunError`, naming the keys, unless `new` measures the same thing as `old`.
+
+    `hint` is the next step, where it is not the ordinary one.
+    """
     before, after = _flat(_essence(old)), _flat(_essence(new))
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     if changed:
@@ -193,7 +230,8 @@ def check_same(old: Manifest, new: Manifest, path: Path) -> None:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise RunError(
             f"{path} holds a run of another configuration ({shown}{more}); "
-            f"go on with it as it is by: kardiabench resume {path}; or give another --out"
+            + (hint or f"go on with it as it is by: kardiabench resume {path}; ")
+            + "or give another --out"
         )
 
 

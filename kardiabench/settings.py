@@ -79,7 +79,8 @@ class RunSettings:
     ) -> RunSettings:
         """These settings with further judges (else `rubric`), whose own model the options name."""
         options = replace(self, judge_model=judge_model, judge_api_base=judge_api_base)
-        added = [options._with_judge_model(spec) for spec in judges or ["rubric"]]
+        given = [options._with_judge_model(spec) for spec in judges or ["rubric"]]
+        added = [spec for spec in given if spec not in self.judge_specs]
         return replace(
             self,
             judges=[*self.judge_specs, *added],
@@ -113,6 +114,8 @@ class RunSettings:
     @staticmethod
     def from_json(config: Mapping[str, Any], where: str) -> RunSettings:
         """The settings that a manifest holds; raise `RunError` when this version cannot."""
+        from pydantic import TypeAdapter, ValidationError
+
         known = {item.name for item in fields(RunSettings)}
         unknown = sorted(set(config) - known)
         if unknown or "model" not in config:
@@ -120,7 +123,17 @@ class RunSettings:
                 f"{where} was made by another version of kardiabench (its configuration has "
                 f"{', '.join(unknown) or 'no model'}); resume it with that version"
             )
-        return RunSettings(**config)
+        try:
+            settings = TypeAdapter(RunSettings).validate_python(dict(config))
+        except ValidationError as error:
+            what = error.errors()[0]
+            raise RunError(
+                f"{where}: {what['loc'][0]} in the configuration of its manifest was changed "
+                f"({what['msg']}); restore the manifest"
+            ) from error
+        if min(settings.concurrency, settings.timeout) <= 0:
+            raise RunError(f"{where}: its manifest's concurrency or timeout is not above 0")
+        return settings
 
     def _with_judge_model(self, spec: str) -> str:
         if _judge_name(spec) != "rubric":

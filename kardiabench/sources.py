@@ -9,6 +9,7 @@ import codecs
 import gzip
 import hashlib
 import json
+import logging
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -387,33 +388,40 @@ def _listed_files(repo: str, snapshot: Path) -> list[Path]:
 
 
 def _hub_rows(files: Sequence[Path], place: str) -> Iterator[RawRow]:
-    for number, row in enumerate(_loaded(files, place), 1):
+    table = _loaded(files)
+    if table is None:
+        yield from _rows_of_files(files)
+        return
+    for number, row in enumerate(table, 1):
         yield RawRow(place, number, row, counted="row")
 
 
-def _loaded(files: Sequence[Path], place: str) -> Any:
-    """The files as one `datasets.Dataset`, memory-mapped."""
+def _loaded(files: Sequence[Path]) -> Any:
+    """The files as one `datasets.Dataset`, memory-mapped.
+
+    None where they are no table as a whole: row by row it can be told which rows are at fault.
+    """
     import datasets
 
     builder = "parquet" if _extension(files[0]) == ".parquet" else "json"
     paths = [str(path) for path in files]
-    with _no_bars(datasets):
+    with _silence(datasets):
         try:
             return datasets.load_dataset(builder, data_files=paths, split="train")
-        except datasets.exceptions.DatasetsError as error:
-            raise DataError(
-                f"{place} cannot be read as a table: give --dataset {paths[0]} to learn which"
-                " row is at fault"
-            ) from error
+        except datasets.exceptions.DatasetsError:
+            return None
 
 
 @contextmanager
-def _no_bars(datasets: Any) -> Iterator[None]:
-    """No progress bars: converting what was downloaded is a matter of a second."""
+def _silence(datasets: Any) -> Iterator[None]:
+    """No progress bars for a matter of a second, and no log: what goes wrong is told by us."""
     hidden = datasets.utils.are_progress_bars_disabled()
+    verbosity = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if not hidden:
             datasets.enable_progress_bars()

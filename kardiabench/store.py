@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from kardiabench.emotions import EMOTIONS
-from kardiabench.errors import RunError, StorageError
+from kardiabench.errors import ConfigError, RunError, StorageError
 from kardiabench.fingerprints import digest
 from kardiabench.records import GoldSource, Reply, Turn, Verdict, clean_text
 
@@ -174,8 +174,18 @@ def create(path: Path, manifest: Manifest) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _storage_error(path, error) from error
+        raise ConfigError(
+            f"the run directory {path} cannot be created ({error.strerror}); give another --out"
+        ) from error
     write_json(path / MANIFEST, manifest)
+
+
+def discard(path: Path) -> None:
+    """Remove the files of a run directory, and the directory if nothing else is in it."""
+    for name in (MANIFEST, REPLIES, VERDICTS, SUMMARY, _LOCK):
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something of the user's is in it
+        path.rmdir()
 
 
 class ReplyAt(NamedTuple):
@@ -195,7 +205,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is not a run directory (it has no {MANIFEST}); "
             "give the directory that `kardiabench run` named"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} cannot be read ({error}); restore it or start a new run") from error
     if not isinstance(manifest, dict) or "kardiabench" not in manifest:
         raise RunError(f"{file} was not written by kardiabench; give another directory")

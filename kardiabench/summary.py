@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kardiabench.errors import RunError
 from kardiabench.records import Usage
 from kardiabench.results import Results, TurnResult, count, read_results
 from kardiabench.stats import Estimate, classification, estimate
@@ -27,6 +28,11 @@ def summarise(path: Path, manifest: Manifest) -> dict[str, Any]:
     results = read_results(path, manifest)
     turns = list(results.turns.values())
     planned: int = manifest["protocol"]["dataset"]["turns"]
+    if len(turns) > planned:
+        raise RunError(
+            f"{path} holds replies to {len(turns)} turns, and its dataset has {planned}: "
+            "its logs were edited; restore them, or start a new run"
+        )
     return {
         "schema_version": SCHEMA_VERSION,
         "model": manifest["model"]["name"],

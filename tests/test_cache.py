@@ -123,9 +123,13 @@ def test_all_that_decides_an_answer_is_in_the_key(model, request_):
     assert request_key(model, request_) != request_key(Model(), REQUEST)
 
 
-def test_the_name_of_a_turn_is_not_in_the_key():
-    same = ChatRequest(HELLO, turn_id="other/1", persona_id="q")
-    assert request_key(Model(), same) == request_key(Model(), REQUEST)
+def test_turn_and_persona_are_in_the_key_since_a_backend_may_answer_by_them():
+    keys = {
+        request_key(Model(), ChatRequest(HELLO, turn_id=turn, persona_id=persona))
+        for turn in ("d/0", "d/1")
+        for persona in ("p", "q")
+    }
+    assert len(keys) == 4
 
 
 def test_messages_that_run_together_alike_have_different_keys():

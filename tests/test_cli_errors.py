@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from cli_process import Cli, Result
-from openai_server import Behaviour, OpenAIServer
+from openai_server import Behaviour, OpenAIServer, failing
 from requests_seen import is_judge, is_tiny, replies_asked
 
 SAMPLE = ("--dataset", "sample", "--retries", "0", "--limit", "4", "--out", "out")
@@ -197,3 +200,67 @@ def test_fail_fast_stops_at_the_first_failed_judgement(
     server.rule = rule
     stopped = cli.fast(*api, *SAMPLE, "--on-missing", "fail-fast", "--skip-preflight")
     _assert_refused(stopped, "--on-missing is fail-fast", rc=3)
+
+
+def test_a_long_error_body_is_an_error_and_no_standstill(
+    cli: Cli, server: OpenAIServer, api: list[str]
+) -> None:
+    server.default = failing(400, "no " * 1_000_000)
+    command = [*api, "--limit", "1", "--no-rubric", "--skip-preflight", "--out", "out"]
+    ended = cli.fast(*command)
+    assert ended.rc == 3
+    details = [line["reply"]["detail"] for line in cli.lines("replies.jsonl")]
+    assert all(d.startswith("bad_request") and len(d) <= 600 for d in details)
+
+
+def test_a_log_of_other_turns_is_refused_and_not_counted(cli: Cli, api: list[str]) -> None:
+    assert cli.fast(*api, "--limit", "1", "--out", "out").rc == 0
+    for name in ("replies.jsonl", "verdicts.jsonl"):
+        log = cli.folder / "out" / name
+        lines = log.read_text().splitlines(keepends=True)
+        foreign = [re.sub(r'"turn_id":"[^"]*"', '"turn_id":"zzzz/0"', line) for line in lines[:1]]
+        log.write_text("".join([*lines, *foreign]))
+    _assert_refused(cli.fast("show", "out"), "logs were edited")
+
+
+def test_a_changed_configuration_in_a_manifest_is_named(cli: Cli, api: list[str]) -> None:
+    assert cli.fast(*api, "--limit", "1", "--out", "out").rc == 0
+    manifest = cli.folder / "out" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for key, value in (("limit", "two"), ("judges", 5), ("model", None), ("concurrency", 0)):
+        changed = {**content, "config": {**content["config"], key: value}}
+        manifest.write_text(json.dumps(changed))
+        _assert_refused(cli.fast("resume", "out"), key)
+
+
+def test_secrets_in_options_of_any_backend_or_judge_are_refused(cli: Cli) -> None:
+    scripted = ("run", "--model", "scripted/x.jsonl", *SAMPLE)
+    _assert_refused(cli.fast(*scripted, "--model-arg", "api_key=abcdefgh1234"), "secret")
+    _assert_refused(cli.fast(*scripted, "--judge", "smoke:api_key=abcdefgh1234"), "secret")
+
+
+def test_a_run_that_never_began_leaves_no_directory(cli: Cli) -> None:
+    assert cli.fast("run", "--model", "openai/gpt-4o", *SAMPLE).rc == 2
+    assert not list((cli.folder / "runs").glob("*"))
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "/proc/x", "a" * 300])
+def test_a_run_directory_that_cannot_be_is_one_sentence(cli: Cli, out: str) -> None:
+    command = ("run", "--model", "baseline/majority", *SAMPLE, "--judge", "smoke", "--out", out)
+    refused = cli.fast(*command)
+    assert refused.rc == 2
+    assert "internal error" not in refused.err
+
+
+def test_a_reader_that_goes_away_changes_no_exit_code(cli: Cli) -> None:
+    command = f"{sys.executable} -m kardiabench judges show rubric | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=cli.env, cwd=cli.folder
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_closed_streams_are_no_error(cli: Cli) -> None:
+    command = f"{sys.executable} -m kardiabench judges >&- 2>&-; echo $? >rc"
+    subprocess.run(["bash", "-c", command], env=cli.env, cwd=cli.folder)
+    assert (cli.folder / "rc").read_text() == "0\n"

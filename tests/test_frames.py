@@ -137,7 +137,6 @@ def test_a_run_without_a_line_has_empty_tables_with_all_columns(tmp_path):
     assert [run.replies.index.name, *run.replies.columns] == list(REPLY_COLUMNS)
     assert "composite" in run.scores.columns
     assert isinstance(run.scores, pd.DataFrame)
-    assert not run.has_summary
 
 
 def test_the_summary_comes_along(run):
@@ -145,7 +144,6 @@ def test_the_summary_comes_along(run):
         _ = run.summary
     with RunStore(run.path) as store:
         store.save_summary(summarise(run.path, store.manifest))
-    assert run.has_summary
     assert run.summary["turns"]["answered"] == 5
     assert run.manifest == read_manifest(run.path)
 

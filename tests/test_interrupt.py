@@ -252,3 +252,15 @@ def test_history_free_stops_a_dialogue_at_an_error_and_retries_it_whole(
     server.rule = None
     assert cli.fast("resume", "out", "--retry-errors").rc == 0
     assert cli.summary() == cli.summary("whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_preflight_ends_at_once(
+    cli: Cli, server: OpenAIServer, api: list[str], number: signal.Signals
+) -> None:
+    server.delay = 30.0
+    started = cli.start(*api, "--out", "out")
+    until(lambda: server.hits > 0)
+    started.send(number)
+    ended = started.wait(10.0)
+    assert (ended.rc, "interrupted" in ended.err) == (130, True)

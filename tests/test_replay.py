@@ -224,3 +224,50 @@ def test_the_index_of_twenty_thousand_replies_holds_no_text(tmp_path):
     tracemalloc.stop()
     assert held < 8e6  # the text alone is 30 MB
     assert {c.status for c in replies(model, *ids)} == {"ok"}
+
+
+def test_a_run_directory_is_replayed(cli, tmp_path):
+    sample = ("--dataset", "sample", "--limit", "3", "--judge", "smoke")
+    assert cli.fast("run", "--model", "baseline/majority", *sample, "--out", "first").rc == 0
+    again = cli.fast("run", "--model", "replay/first", *sample, "--out", "second")
+    assert again.rc == 0, again.err
+    said = [
+        {
+            line["reply"]["turn_id"]: line["reply"]["text"]
+            for line in cli.lines("replies.jsonl", run)
+        }
+        for run in ("first", "second")
+    ]
+    assert said[0] == said[1]
+
+
+def test_replies_to_like_prompts_are_not_mixed_up_by_the_cache(cli, tmp_path):
+    from rowdata import exchange, gold, make_row, write_rows
+
+    rows = [
+        make_row(situation=f"situation {n}", messages=exchange("hello", gold("sad")))
+        for n in range(2)
+    ]
+    write_rows(cli.folder / "test.jsonl", rows)
+    dataset = ("--dataset", "test.jsonl", "--judge", "smoke", "--system-prompt", "fixed.txt")
+    (cli.folder / "fixed.txt").write_text("Be kind.")
+    listed = cli.fast("prompts", "--dataset", "test.jsonl").out.splitlines()
+    ids = [json.loads(line)["turn_id"] for line in listed]
+    replies = [{"turn_id": turn, "text": f"reply to {turn}"} for turn in ids]
+    (cli.folder / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replies))
+    for out in ("first", "second"):
+        assert cli.fast("run", "--model", "replay/r.jsonl", *dataset, "--out", out).rc == 0
+        for line in cli.lines("replies.jsonl", out):
+            assert line["reply"]["text"] == f"reply to {line['reply']['turn_id']}"
+
+
+def test_an_error_in_the_file_stops_nothing(cli, tmp_path):
+    listed = cli.fast("prompts", "--limit", "2").out.splitlines()
+    ids = [json.loads(line)["turn_id"] for line in listed]
+    bad = {"turn_id": ids[0], "status": "error", "detail": "auth: 401 back then"}
+    replies = [bad, *({"turn_id": turn, "text": "hm"} for turn in ids[1:])]
+    (cli.folder / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replies))
+    command = ("run", "--model", "replay/r.jsonl", "--dataset", "sample", "--limit", "2")
+    ended = cli.fast(*command, "--judge", "smoke", "--out", "out")
+    assert (ended.rc, "1 turns ended in an error (auth 1)" in ended.sentence) == (3, True)
+    assert len(cli.lines("replies.jsonl")) == len(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -249,3 +250,10 @@ class Length:
 def register_judges(register):
     register("length", lambda options, context: Length())
 """
+
+
+def test_runs_that_differ_in_the_seed_have_one_protocol(cli: Cli, api: list[str]) -> None:
+    for seed in ("1", "2"):
+        assert cli.fast(*api, "--limit", "1", "--seed", seed, "--out", seed).rc == 0
+    first, second = (json.loads(cli.summary(seed)) for seed in ("1", "2"))
+    assert first["protocol"] == second["protocol"]

@@ -659,3 +659,42 @@ def test_the_identity_of_a_scorer_is_json_that_says_all():
     assert identity["missing"] == "zero"
     assert identity["judges"]["stub"]["fingerprint"] == scorer.fingerprints["stub"]
     assert identity["judges"]["stub"]["dimensions"][0]["high"] == 1.0
+
+
+def test_verdicts_of_judges_whose_models_are_elsewhere_are_not_shared(tmp_path):
+    """The address is no part of the fingerprint, but another server may have another model."""
+    cache, item = Cache(tmp_path / "cache.sqlite"), make_item()
+    asked = []
+
+    class Counting(StubJudge):
+        cacheable = True
+
+        async def judge(self, items):
+            asked.append(len(items))
+            return await super().judge(items)
+
+    for endpoint in ("http://a", "http://b", "http://a"):
+        scorer = Scorer([Counting()], {"stub": 1.0}, cache=cache, endpoints={"stub": endpoint})
+        asyncio.run(scorer.score([item]))
+    assert asked == [1, 1]
+
+
+def test_a_key_in_evidence_is_cut_out(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "abcdefgh12345678")
+    judge, item = StubJudge(), make_item()
+    telling = judge.verdict(item, evidence={"judge": "it said abcdefgh12345678"})
+    judge.judge = lambda items: asyncio.sleep(0, [telling])
+    (card,) = asyncio.run(Scorer([judge], {"stub": 1.0}).score([item]))
+    assert card.verdicts[0].evidence == {"judge": "it said [redacted]"}
+
+
+def test_a_judge_may_leave_time_to_its_model():
+    class Slow(StubJudge):
+        time_limit = None
+
+        async def judge(self, items):
+            await asyncio.sleep(0.05)
+            return await super().judge(items)
+
+    (card,) = asyncio.run(Scorer([Slow()], {"stub": 1.0}, timeout=0.01).score([make_item()]))
+    assert card.verdicts[0].status == "ok"

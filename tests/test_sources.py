@@ -372,14 +372,15 @@ from kardiabench.dialogues import load
 from kardiabench.errors import KardiaBenchError
 from kardiabench.sources import open_hub
 try:
-    found = load(open_hub("KardiaBench", *json.loads(sys.argv[1])))
+    split, revision, on_bad_row = json.loads(sys.argv[1])
+    found = load(open_hub("KardiaBench", split, revision), on_bad_row=on_bad_row)
     print(json.dumps([found.identity, [d.situation for d in found]]))
 except KardiaBenchError as error:
     print(json.dumps(f"{type(error).__name__}: {error}"))
 """
 
 
-def ask(home, endpoint, *, split=None, revision=None, token=None, offline=False):
+def ask(home, endpoint, *, split=None, revision=None, token=None, offline=False, on_bad_row="fail"):
     """Open the dataset in a process of its own: the Hub's client reads its settings once."""
     settings = {
         "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1" if offline else "0",
@@ -387,7 +388,7 @@ def ask(home, endpoint, *, split=None, revision=None, token=None, offline=False)
     }  # fmt: skip
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps([split, revision])],
+        [sys.executable, "-c", ASK, json.dumps([split, revision, on_bad_row])],
         env=kept | settings | ({"HF_TOKEN": token} if token else {}),
         stdout=subprocess.PIPE,
         timeout=120,
@@ -462,10 +463,13 @@ def test_a_hub_that_is_down_is_one_sentence(tmp_path):
         assert "the Hugging Face Hub cannot be reached" in ask(tmp_path, endpoint)
 
 
-def test_hub_data_that_is_no_table_is_one_sentence(tmp_path):
+def test_a_hub_file_that_is_no_table_is_read_row_by_row(tmp_path):
     with hub(files={"test.jsonl": GOOD + b"{nonsense\n"}) as (endpoint, _):
-        answer = ask(tmp_path, endpoint)
-    assert answer.startswith(f"DataError: {REPO} test cannot be read as a table: give --dataset")
+        strict = ask(tmp_path, endpoint)
+        identity, situations = ask(tmp_path, endpoint, on_bad_row="skip")
+    assert strict.startswith("BadRow: ")
+    assert f"test.jsonl line {len(GOOD.splitlines()) + 1}: is not JSON" in strict
+    assert (identity["revision"], len(situations)) == (SHA, len(GOOD.splitlines()))
 
 
 def test_a_bad_hub_row_is_named_by_its_number(tmp_path):

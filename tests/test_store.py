@@ -230,17 +230,17 @@ def test_failed_verdicts_are_done_again_only_when_asked_for(tmp_path, status):
     make_run(tmp_path, make_manifest([JUDGE], 1), [(item.turn, item.reply, [failed])])
     names = {"stub": failed.fingerprint}
     assert Pending(tmp_path, names).missing_judges(item.turn) == ()
-    assert Pending(tmp_path, names, retry_errors=True).missing_judges(item.turn) == ("stub",)
+    assert Pending(tmp_path, names, retry_verdicts=True).missing_judges(item.turn) == ("stub",)
     with RunStore(tmp_path) as store:
         store.append_verdicts(item.reply, [JUDGE.verdict(item)])
-    assert Pending(tmp_path, names, retry_errors=True).missing_judges(item.turn) == ()
+    assert Pending(tmp_path, names, retry_verdicts=True).missing_judges(item.turn) == ()
 
 
 def test_failed_replies_are_done_again_only_when_asked_for(tmp_path):
     item = make_item(status="error", detail="timeout: 3 s")
     make_run(tmp_path, make_manifest([JUDGE], 1), [(item.turn, item.reply, [])])
     assert not Pending(tmp_path, {}).needs_reply(item.turn)
-    again = Pending(tmp_path, {}, retry_errors=True)
+    again = Pending(tmp_path, {}, retry_replies=True)
     assert again.needs_reply(item.turn)
     assert again.n_replied == 0
 

@@ -5,17 +5,21 @@ Every command imports what it needs when it runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from kardiabench import __version__
 from kardiabench.cli import looking, options, running
-from kardiabench.errors import EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
+from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
+from kardiabench.redaction import without_keys
 from kardiabench.report import plain
 
 EXIT_INTERNAL = 1
@@ -36,11 +40,12 @@ for command in (*running.COMMANDS, *looking.COMMANDS):
 
 def main() -> NoReturn:
     """Run the command line; every expected failure is one sentence on standard error."""
-    _accept_any_text()
+    _prepare_streams()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPT
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = _say("interrupted; the same command again goes on from there", EXIT_INTERRUPT)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = EXIT_USAGE
@@ -48,19 +53,21 @@ def main() -> NoReturn:
         code = _say(_usage_sentence(error), EXIT_USAGE)
     except KardiaBenchError as error:
         code = _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        code = _say("interrupted", EXIT_INTERRUPT)
-    except BrokenPipeError:  # the reader of a pipe went away: nothing to tell anybody
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sentence = f"{where}{error.strerror or error}; check the path, its rights and the space"
+        full = error.errno == errno.ENOSPC
+        code = _say(sentence, EXIT_INCOMPLETE if full else EXIT_USAGE)
     except Exception as error:
         sentence = f"internal error: {type(error).__name__}: {error}; please report it, with the"
         code = _say(f"{sentence} output of the same command and --debug", EXIT_INTERNAL)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _accept_any_text() -> None:
-    """A terminal that lacks a character shows a question mark in its place."""
+def _prepare_streams() -> None:
+    """Closed ones go nowhere; one that lacks a character shows a question mark in its place."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -69,7 +76,7 @@ def _accept_any_text() -> None:
 def _say(sentence: str, code: int) -> int:
     if "--debug" in sys.argv or options.debugging():
         traceback.print_exc()
-    one_line = " ".join(plain(sentence).split())
+    one_line = plain(without_keys(" ".join(sentence.split())))
     click.echo(f"kardiabench: {one_line}", err=True)
     return code
 

@@ -37,7 +37,8 @@ def show(runs: Sequence[Path], as_json: bool) -> None:
     protocols = {summary["protocol"] for summary in summaries}
     if len(protocols) > 1:
         click.echo("warning: these runs have different protocols: do not compare them", err=True)
-    report.show(summaries, output.console())
+    names = [path.resolve().name for path in runs]
+    report.show(report.titled(summaries, names), output.console())
 
 
 @click.group(invoke_without_command=True)

@@ -14,6 +14,11 @@ from kardiabench.errors import ConfigError, did_you_mean
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
+#: Calls in flight that a process and its server can bear.
+MOST_CALLS = 4096
+MOST = 2**31 - 1
+
+
 def compose(*decorators: Callable[[Any], Any]) -> Callable[[_Decorated], _Decorated]:
     """Several decorators as one, the first of them the first in `--help`."""
 
@@ -80,7 +85,10 @@ def _items(value: object) -> list[object]:
     if isinstance(value, dict):
         import json
 
-        return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items()]
+        return [
+            f"{k}={v if isinstance(v, str) else json.dumps(v, default=str)}"
+            for k, v in value.items()
+        ]
     return value if isinstance(value, list) else [value]
 
 
@@ -171,11 +179,13 @@ dataset_options = compose(
     click.option("--revision", help="Revision of a dataset on the Hub; pinned in the manifest."),
     click.option(
         "--limit",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST),
         metavar="N",
         help="Use N dialogues, balanced over personas and emotions.",
     ),
-    click.option("--limit-personas", type=click.IntRange(1), metavar="N", help="Use N personas."),
+    click.option(
+        "--limit-personas", type=click.IntRange(1, MOST), metavar="N", help="Use N personas."
+    ),
     click.option(
         "--emotions",
         multiple=True,
@@ -221,7 +231,7 @@ model_options = compose(
     ),
     click.option(
         "--max-tokens",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST),
         default=4096,
         show_default=True,
         help="Most tokens of a reply, thinking included.",
@@ -275,7 +285,7 @@ score_options = compose(
 traffic_options = compose(
     click.option(
         "--concurrency",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_CALLS),
         default=32,
         show_default=True,
         help="Calls in flight at a time, for each model.",
@@ -301,7 +311,7 @@ changed_traffic_options = compose(
     click.option("--judge-api-base", metavar="URL", help="Where the judge's server is now."),
     click.option(
         "--concurrency",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_CALLS),
         help="Calls in flight at a time. [default: as before]",
     ),
     click.option(
@@ -321,7 +331,7 @@ manner_options = compose(
         "--max-cost",
         type=FiniteRange(0),
         metavar="USD",
-        help="Stop cleanly before this command has spent more.",
+        help="Start no call that may take this command beyond it (an estimate).",
     ),
     click.option(
         "--min-coverage",

@@ -7,6 +7,7 @@ While a command runs, whatever plugins and libraries print goes to standard erro
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -38,12 +39,26 @@ def results_only(command: _Command) -> _Command:
 
 
 def echo(text: str) -> None:
-    """Print a result."""
-    click.echo(text, file=_results.get())
+    """Print a result; a reader of a pipe that went away is nobody to tell."""
+    try:
+        click.echo(text, file=_results.get())
+    except BrokenPipeError:
+        _go_nowhere()
 
 
 def console() -> Console:
     """Where result tables are printed."""
     from rich.console import Console
 
-    return Console(file=_results.get())
+    class Results(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            _go_nowhere()
+
+    return Results(file=_results.get())
+
+
+def _go_nowhere() -> None:
+    """Let what is still buffered, and what comes after, vanish without an error."""
+    stream = _results.get() or sys.stdout
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -12,7 +12,7 @@ import click
 
 from kardiabench.cli import options as opt
 from kardiabench.cli import output
-from kardiabench.errors import ConfigError, RunError
+from kardiabench.errors import ConfigError, PreflightError, RunError
 from kardiabench.report import plain
 
 if TYPE_CHECKING:
@@ -72,7 +72,11 @@ def run(out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **options: 
         _print_estimate(session, as_json=as_json)
         return
     path, manifest = _prepare(session, out)
-    outcome = _execute(session, path, manner, quiet=quiet, manifest=manifest)
+    try:
+        outcome = _execute(session, path, manner, quiet=quiet, manifest=manifest)
+    except PreflightError:
+        _discard_if_unused(path)
+        raise
     _finish(outcome, path, quiet=quiet, as_json=as_json)
 
 
@@ -108,7 +112,7 @@ def resume(
     settings = settings.with_servers(api_base, judge_api_base)
     session = open_session(settings)
     _warn_of_plugins(session)
-    check_same(manifest, make_manifest(session), run)
+    check_same(manifest, make_manifest(session), run, _RESTORE)
     outcome = _execute(session, run, _manner(options), quiet=quiet)
     _finish(outcome, run, quiet=quiet, as_json=as_json)
 
@@ -140,8 +144,8 @@ def score(
     manifest, settings = _read_run(run, plugins)
     session = open_session(settings.with_judges(judges, judge_model, judge_api_base))
     _warn_of_plugins(session)
-    new = make_manifest(session)
-    check_same(without_judges(manifest), without_judges(new), run)
+    new = make_manifest(session, manifest["model"])
+    check_same(without_judges(manifest), without_judges(new), run, _RESTORE)
     manner = replace(_manner(options), generate=False)
     new["created"] = manifest["created"]
     outcome = _execute(session, run, manner, quiet=quiet, manifest=new)
@@ -191,6 +195,9 @@ out of training, so the right label has hardly ever been seen. The runs are in {
   every option                  kardiabench run --help"""
 
 
+_RESTORE = "restore what changed, "
+
+
 def _settings(options: dict[str, Any]) -> RunSettings:
     from kardiabench.scoring import DEFAULT_WEIGHTS
     from kardiabench.settings import RunSettings
@@ -200,8 +207,8 @@ def _settings(options: dict[str, Any]) -> RunSettings:
     options["weights"] = _weights(options["weights"]) or dict(DEFAULT_WEIGHTS)
     options["on_missing"] = options["on_missing"].replace("-", "_")
     options["cache"] = not options.pop("no_cache")
-    for name in ("judges", "plugins"):
-        options[name] = list(options[name])
+    options["judges"] = list(options["judges"])
+    options["plugins"] = [str(Path(file).absolute()) for file in options["plugins"]]
     return RunSettings(**options)
 
 
@@ -231,7 +238,9 @@ def _read_run(path: Path, plugins: Sequence[str]) -> tuple[dict[str, Any], RunSe
 
     manifest = read_manifest(path)
     settings = RunSettings.from_json(manifest["config"], str(path))
-    return manifest, settings.with_plugins(plugins)
+    pinned = manifest["dataset"].get("revision")  # what it was made on, whatever came since
+    settings = replace(settings, revision=settings.revision or pinned)
+    return manifest, settings.with_plugins([str(Path(file).absolute()) for file in plugins])
 
 
 def _prepare(session: Session, out: Path | None) -> tuple[Path, dict[str, Any] | None]:
@@ -255,6 +264,14 @@ def _prepare(session: Session, out: Path | None) -> tuple[Path, dict[str, Any] |
         return path, manifest
     check_same(old, manifest, path)
     return path, None
+
+
+def _discard_if_unused(path: Path) -> None:
+    """Leave no run directory behind for a run that never began."""
+    from kardiabench.store import discard, iterate_replies
+
+    if next(iterate_replies(path), None) is None:
+        discard(path)
 
 
 def _execute(
@@ -301,12 +318,22 @@ def _print_estimate(session: Session, *, as_json: bool) -> None:
     from kardiabench.estimate import estimate
 
     lines = estimate(session)
+    _note_missing_key(session)
     if as_json:
         output.echo(json.dumps([asdict(line) for line in lines], indent=2))
         return
     from kardiabench.report import show_estimate
 
     show_estimate(lines, session.dialogues.n_turns, output.console())
+
+
+def _note_missing_key(session: Session) -> None:
+    from kardiabench.preflight import check_keys
+
+    try:
+        check_keys(session, generate=True)
+    except PreflightError as error:
+        click.echo(f"note: {error}", err=True)
 
 
 COMMANDS = (run, resume, score, demo)

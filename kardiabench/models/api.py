@@ -33,6 +33,7 @@ _FIRST_WAIT = 0.5
 _LONGEST_BACKOFF = 60.0
 _LONGEST_WAIT = 120.0
 _PREFLIGHT_RETRIES = 2
+_MOST_TOKENS = 10**9
 #: Servers that constrain output to a schema whatever the model, so litellm's list does not matter.
 _SCHEMA_PROVIDERS = frozenset({"hosted_vllm"})
 #: Parameters that are not `extra`: they would change who is asked, what, or how it is read.
@@ -66,6 +67,10 @@ def load_litellm() -> Any:
     """Import litellm late (over 2 s) and quietly: nothing fetched, no banners, no telemetry."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
+    if "LITELLM_LOG" not in os.environ:
+        # It logs nothing here, and its search for keys in a long error takes minutes; what leaves
+        # this module has gone through our own redaction.
+        os.environ.setdefault("LITELLM_DISABLE_REDACT_SECRETS", "true")
     import litellm
 
     litellm.suppress_debug_info = True
@@ -201,7 +206,7 @@ class ApiModel:
         if missing:
             raise PreflightError(
                 f"model {self.name} needs {' or '.join(missing)} in the environment, and it is "
-                f"not set; export it, or use --api-base for a server of your own ({provider})"
+                "not set; export it, or use --api-base for a server of your own"
             )
 
     async def _answer(self, request: ChatRequest, retries: int | None = None) -> Completion:
@@ -423,6 +428,12 @@ def _status(finish: str | None, refusal: str | None) -> tuple[ReplyStatus, str]:
     return ("truncated" if finish == "length" else "ok"), ""
 
 
+def _count(usage: Any, name: str) -> int:
+    """A number of tokens; 0 where the server gives none that can be one."""
+    value = getattr(usage, name, 0) or 0
+    return value if 0 <= value < _MOST_TOKENS else 0
+
+
 def _usage(response: Any) -> Usage:
     usage = getattr(response, "usage", None)
     answer = getattr(usage, "completion_tokens_details", None)
@@ -430,9 +441,9 @@ def _usage(response: Any) -> Usage:
     cost = response._hidden_params.get("response_cost")
     return Usage(
         calls=1,
-        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
-        reasoning_tokens=getattr(answer, "reasoning_tokens", 0) or 0,
-        cached_tokens=getattr(prompt, "cached_tokens", 0) or 0,
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
+        reasoning_tokens=_count(answer, "reasoning_tokens"),
+        cached_tokens=_count(prompt, "cached_tokens"),
         cost=float(cost) if cost else None,
     )

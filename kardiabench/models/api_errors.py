@@ -82,7 +82,9 @@ def kind_of(error: BaseException) -> str:
         return "quota"
     if kind in _VAGUE:
         kind = _kind_of_status(error) or kind
-    if kind == "server" and text.rstrip(" .").endswith("connection error"):
+    if kind == "server" and (
+        text.rstrip(" .").endswith("connection error") or "cannot connect to host" in text
+    ):
         return "connection"
     if kind == "bad_request" and any(sign in text for sign in _CONTEXT_SIGNS):
         return "context"

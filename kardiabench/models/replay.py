@@ -43,6 +43,7 @@ class ReplayModel:
     """
 
     batch_size = 64
+    cacheable = False  # an answer costs nothing
 
     def __init__(
         self, path: Path, name: str | None = None, *, skip_bad_lines: bool = False
@@ -150,7 +151,10 @@ def build(name: str, options: ModelOptions) -> ReplayModel:
 
 
 def _replies_file(path: Path) -> Path:
-    return path / _REPLIES if path.is_dir() else path
+    file = path / _REPLIES if path.is_dir() else path
+    if file.exists() and not file.is_file():
+        raise PreflightError(f"{file} is no ordinary file; give a .jsonl file or a run directory")
+    return file
 
 
 def _unzipped(raw: IO[bytes]) -> IO[bytes]:
@@ -174,6 +178,8 @@ def _unzipped(raw: IO[bytes]) -> IO[bytes]:
 def _read_record(line: bytes) -> tuple[str, Completion]:
     """The turn and the reply of one line; `ValueError` with the reason where it has none."""
     record = parse_object(line)
+    if isinstance(record.get("reply"), dict):  # a line of a run directory
+        record = cast("dict[str, object]", record["reply"])
     turn_id = _turn_id(record)
     finish_reason = _text(record, "finish_reason")
     status = _status(record, finish_reason)

@@ -76,6 +76,8 @@ class ScriptedModel:
     invented an answer would hide the mistake. A bad entry raises `ConfigError` at once.
     """
 
+    cacheable = False  # a script is a sequence of answers, not a function of the request
+
     def __init__(
         self,
         entries: Sequence[Mapping[str, object]],
