@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cli_process import Cli
-from openai_server import OpenAIServer
+from openai_server import OpenAIServer, unauthorized
 
 from kardiabench import report
 
@@ -29,8 +29,8 @@ def test_runs_stand_side_by_side_and_different_protocols_are_warned_of(cli: Cli)
 def test_a_run_that_was_stopped_before_its_first_reply_can_be_shown(
     cli: Cli, server: OpenAIServer, api: list[str]
 ) -> None:
-    dead = ("--api-base", "http://127.0.0.1:9/v1")
-    assert cli.fast(*api, "--limit", "4", "--out", "out", *dead).rc == 2
+    server.default = unauthorized()
+    assert cli.fast(*api, "--limit", "4", "--out", "out", "--skip-preflight").rc == 3
     shown = cli.fast("show", "out")
     assert (shown.rc, shown.err) == (0, "")
     assert "0 of 15" in shown.out

@@ -73,6 +73,16 @@ def test_links_between_documents_lead_somewhere(path):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_the_readme_judge_runs_as_it_stands(cli):
+    example = re.search(r"```python\n# my_judge\.py.*?\n(.*?)```", README, re.DOTALL)
+    assert example is not None
+    (cli.folder / "my_judge.py").write_text(example[1])
+    command = ("run", "--model", "baseline/majority", "--dataset", "sample", "--limit", "1")
+    done = cli.fast(*command, "--plugin", "my_judge.py", "--judge", "brief", "--json")
+    assert done.rc == 0, done.err
+    assert done.json()["judges"]["brief"]["coverage"] == 1.0
+
+
 def test_every_hook_has_a_docstring_and_a_page():
     page = (ROOT / "docs" / "plugins.md").read_text("utf-8")
     hooks = [name for name in dir(hookspecs) if name.startswith("register_")]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rundata import StubJudge, make_item, make_manifest, make_run, make_turn, say
 
 from kardiabench import store as store_module
-from kardiabench.errors import KardiaBenchError, RunError, StorageError
+from kardiabench.errors import ConfigError, KardiaBenchError, RunError, StorageError
 from kardiabench.fingerprints import digest
 from kardiabench.pending import Pending
 from kardiabench.records import Completion, Reply, Usage, Verdict
@@ -327,7 +327,7 @@ def test_a_torn_line_that_cannot_be_cut_off_is_never_written_on(tmp_path, monkey
 
 def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         create(tmp_path / "file" / "run", make_manifest([JUDGE], 1))
 
 
