@@ -118,8 +118,9 @@ class Completion:
 
     `text` keeps special tokens. `reasoning` is thinking that came apart from the text. `status` is
     `error` when nothing was generated for reasons outside the model; `detail` then starts with the
-    kind: `rate_limit`, `timeout`, `connection`, `server`, `auth`, `context`, `bad_request`,
-    `history`; for `refused` it is `content_filter` or `refusal`. `latency` is in seconds.
+    kind: `rate_limit`, `timeout`, `connection`, `server`, `auth`, `quota`, `not_found`, `install`,
+    `context`, `bad_request`, `history`, `missing`, `changed` or `internal`; for `refused` it is
+    `content_filter` or `refusal`. `latency` is in seconds.
     """
 
     text: str = ""
