@@ -206,10 +206,7 @@ class HintedModel(_WrappedModel):
 
     async def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """The model's completions."""
-        try:
-            return await self._model.complete(requests)
-        except PluginError as error:
-            raise PluginError(f"{error}{self._hint}") from error
+        return await self._model.complete(requests)
 
     async def preflight(self) -> None:
         """The model's own check."""

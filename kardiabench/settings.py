@@ -93,7 +93,7 @@ class RunSettings:
         """These settings with the model's or the judges' server at another address."""
         if judge_api_base is None:
             return replace(self, api_base=api_base or self.api_base)
-        moved = [_API_BASE.sub(rf"\g<1>{judge_api_base}", spec) for spec in self.judges]
+        moved = [_API_BASE.sub(lambda m: m[1] + judge_api_base, spec) for spec in self.judges]
         return replace(
             self,
             api_base=api_base or self.api_base,

@@ -402,7 +402,7 @@ def test_a_bad_request_for_another_reason_is_still_an_error(server):
     assert server.hits == 2
 
 
-def test_the_key_of_the_environment_is_sent_and_a_placeholder_without_one(server, monkeypatch):
+def test_the_key_of_the_environment_is_sent_and_a_stand_in_without_one(server, monkeypatch):
     answer(server)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     answer(server)
