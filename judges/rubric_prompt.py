@@ -1,98 +1,62 @@
 """What the rubric judge says to its model: messages made from `rubric.j2` and one item.
 
-They go from static to specific (rubric, profile and situation, history, response), so that the
-calls of one dialogue share their beginning.
+They go from static to specific (rubric, profile and situation; then history and response within
+the fences of the call), so that the calls of one dialogue share their beginning.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
-from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from judges.rubric_schema import AnswerFormat
-from judges.verdicts import clip
+from judges.answers import AnswerFormat, Rating
+from judges.prompts import person_and_talk, source_digest, spoken, template, two_messages
 from kardiabench.fingerprints import digest
-from kardiabench.records import Message, Turn, clean_text
-from kardiabench.spans import parse_spans, strip_thinking
+from kardiabench.records import Message, Turn
 
-#: How much of an unreadable answer is sent back with the request to repair it.
-MAX_ECHO = 4000
-#: JSON leaves these as they are: terminals act on the first, some readers break lines at the rest.
-_UNSEEN = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+TEMPLATE = "rubric.j2"
 
 
 class RubricPrompt:
-    """The prompt for one form of answer and one scope (`response` or `reply`)."""
+    """The prompt for some dimensions, one scope (`response` or `reply`) and one way of fencing.
 
-    def __init__(self, answer_format: AnswerFormat, scope: str) -> None:
-        self._format = answer_format
-        template = _template()
-        rubric = template.system(answer_format=answer_format.instruction, scope=scope)
-        self._system = Message("system", str(rubric).strip())
+    Without fences (`bound` false) it is what a judge without defences is sent: texts pasted in.
+    """
+
+    def __init__(self, names: Sequence[str], scope: str, *, bound: bool = True) -> None:
+        self.names, self.bound = tuple(names), bound
+        rubric = template(TEMPLATE).system(names=self.names, scope=scope, bound=bound)
+        self._system = str(rubric).strip()
 
     @property
     def hash(self) -> str:
         """What decides the prompt beside the item: template source, scope and schema."""
-        return digest([_source(), self._system.content, self._format.schema])
+        schema = answer_format(self.names, bound=self.bound).schema
+        return digest([source_digest(TEMPLATE), self._system, schema])
 
-    def messages(self, turn: Turn, response: str) -> tuple[Message, ...]:
+    def form(self, names: Sequence[str]) -> AnswerFormat:
+        """The form of the answer with its dimensions in the order of `names`."""
+        return answer_format(tuple(names), bound=self.bound)
+
+    def messages(
+        self, turn: Turn, response: str, names: Sequence[str], nonce: str
+    ) -> tuple[Message, ...]:
         """The messages that ask for a verdict on `response`, which may be empty."""
-        data = _template().user(
+        macros, form = template(TEMPLATE), self.form(names).instruction(nonce)
+        if self.bound:
+            shared, own = person_and_talk(macros, turn, nonce=nonce, response=response, form=form)
+            return two_messages(self._system, shared, own)
+        pasted = macros.plain(
             profile=turn.dialogue.profile,
             situation=turn.dialogue.situation,
-            history=list(_spoken(turn)),
+            history=list(spoken(turn)),
             response=response,
+            form=form,
         )
-        return (self._system, Message("user", str(data).strip()))
-
-    def repair(
-        self, messages: tuple[Message, ...], answer: str, problem: str
-    ) -> tuple[Message, ...]:
-        """The conversation continued: the unreadable answer, and what was wrong with it."""
-        request = _template().repair(problem=problem, schema=self._format.schema)
-        echo = clip(answer.strip(), MAX_ECHO) or "(empty answer)"
-        return (*messages, Message("assistant", echo), Message("user", str(request).strip()))
+        return (Message("system", self._system), Message("user", str(pasted).strip()))
 
 
-def _spoken(turn: Turn) -> Iterator[Message]:
-    """What the two said to one another: of the assistant's messages the response spans only."""
-    for message in turn.history:
-        if message.role == "assistant":
-            yield Message("assistant", spoken_text(message.content))
-        elif message.role == "user":
-            yield message
-
-
-@lru_cache(maxsize=1024)  # each message is in the history of every later turn
-def spoken_text(content: str) -> str:
-    """The response span of an assistant message; the whole where it is plain text."""
-    spans = parse_spans(content)
-    return strip_thinking(content).strip() if spans.dialect is None else spans.response or ""
-
-
-def _json(value: str | Mapping[str, object]) -> str:
-    text = clean_text(value) if isinstance(value, str) else value
-    return json.dumps(text, ensure_ascii=False).translate(_UNSEEN)
-
-
-@lru_cache(maxsize=1)
-def _source() -> str:
-    return (files("judges") / "rubric.j2").read_text("utf-8")
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    """The macros of the template. Nothing of an item is ever part of the template's source."""
-    environment = Environment(
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - the output is a prompt, not HTML; values go in as JSON
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["json"] = _json
-    return environment.from_string(_source()).module
+@lru_cache(maxsize=256)
+def answer_format(names: tuple[str, ...], *, bound: bool) -> AnswerFormat:
+    """The form of an answer that rates `names` in this order; made once."""
+    return AnswerFormat(dict.fromkeys(names, Rating), bound=bound)

@@ -33,8 +33,10 @@ class Line:
     price_high: float | None
 
 
-def estimate(session: Session) -> list[Line]:
+def estimate(session: Session, *, anchors: bool = False) -> list[Line]:
     """A line for the model under test and one for each judge that asks a model.
+
+    With `anchors` another line for each judge that scores the frozen anchors at the end.
 
     Prompt tokens are counted on a few turns and scaled. Answers range from the gold replies'
     length (for judges from a terse verdict) to `max_tokens`, the most that can be paid for.
@@ -44,8 +46,15 @@ def estimate(session: Session) -> list[Line]:
     if getattr(session.model, "price", None) is not None:
         lines.append(_replies_line(session, turns))
     items = [Item(turn, Reply(turn.id, turn.gold)) for turn in turns]
-    judged = [_judge_line(session, judge, items) for judge in session.scorer.judges]
+    judges = [member for judge in session.scorer.judges for member in _members(judge)]
+    judged = [_judge_line(session, judge, items) for judge in judges]
     return lines + [line for line in judged if line is not None]
+
+
+def _members(judge: Any) -> Sequence[Any]:
+    """The judges that a panel asks, else the judge itself."""
+    members: Sequence[Any] = getattr(judge, "members", None) or [judge]
+    return members
 
 
 def _probe(dialogues: Dialogues) -> list[Turn]:
@@ -78,10 +87,15 @@ def _judge_line(session: Session, judge: Any, items: Sequence[Item]) -> Line | N
         f"judge {judge.name}",
         model,
         ["\n".join(message.content for message in build(item)) for item in items],
-        calls=session.dialogues.n_turns * int(getattr(judge, "samples", 1)),
+        calls=session.dialogues.n_turns * _calls_per_item(judge),
         low=_VERDICT_TOKENS,
         high=int(getattr(options, "max_tokens", _VERDICT_TOKENS)),
     )
+
+
+def _calls_per_item(judge: Any) -> int:
+    own: int | None = getattr(judge, "calls_per_item", None)
+    return own or int(getattr(judge, "samples", 1))
 
 
 def _line(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kardiabench.records import Turn
 from kardiabench.store import StoredReply, iterate_replies, iterate_verdicts, reply_digest
 
-_RETRIED = frozenset({"error", "unparsed", "refused"})
+_RETRIED = frozenset({"error", "partial", "unparsed", "refused"})
 
 
 class _Stored(NamedTuple):

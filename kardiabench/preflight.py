@@ -8,6 +8,7 @@ from kardiabench.contracts import ChatModel, Judge
 from kardiabench.dialogues import load
 from kardiabench.errors import PreflightError
 from kardiabench.records import Item, Reply
+from kardiabench.scoring import JUDGED
 from kardiabench.session import Session
 from kardiabench.sources import open_sample
 
@@ -60,7 +61,9 @@ def _judge_cannot_run(error: PreflightError) -> PreflightError:
 
 async def _check_judge(judge: Judge, item: Item, session: Session) -> None:
     (verdict,) = await session.scorer.verdicts(judge, [item])
-    if verdict.status != "ok":
+    if verdict.status not in JUDGED or (
+        verdict.status == "partial" and None in verdict.scores.values()
+    ):
         why = " ".join(verdict.evidence.values()) or "no reason given"
         raise PreflightError(
             f"judge {judge.name} did not judge a sample reply ({verdict.status}: {why}); "

@@ -41,10 +41,10 @@ class Progress:
         self._total, self._control = total, control
         self.judged_total = pending.n_judged
         self._started = self._shown = time.monotonic()
-        if self.quiet or not _can_redraw():
+        if self.quiet or not can_redraw():
             yield
             return
-        self._bar = _bar()
+        self._bar = bar()
         self._task = self._bar.add_task("turns", total=total, completed=self.judged_total, note="")
         try:
             with self._bar:
@@ -103,11 +103,13 @@ class Progress:
         return f"about {left} left"
 
 
-def _can_redraw() -> bool:
+def can_redraw() -> bool:
+    """Whether standard error is a terminal that can redraw a line."""
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-def _bar() -> RichProgress:
+def bar() -> RichProgress:
+    """The live line, with a field `note`."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import pstdev
 from typing import Literal, NamedTuple
 
 from kardiabench.spans import Spans, parse_spans
@@ -13,16 +14,21 @@ from kardiabench.spans import Spans, parse_spans
 Role = Literal["system", "user", "assistant"]
 GoldSource = Literal["span", "dialogue"]
 ReplyStatus = Literal["ok", "truncated", "refused", "error"]
-VerdictStatus = Literal["ok", "unparsed", "refused", "error", "skipped"]
+VerdictStatus = Literal["ok", "partial", "unparsed", "refused", "error", "skipped"]
 TextSource = Literal["server", "token_ids", "file"]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message."""
+    """One chat message.
+
+    The first `shared` characters of `content` are a beginning that other requests have too: where
+    a provider wants to be told what to cache, it is told so.
+    """
 
     role: Role
     content: str
+    shared: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class ChatRequest:
 
     `json_schema` asks for an answer constrained to that JSON schema where the backend can.
     `sample` tells repeated requests with the same messages apart (it shifts the seed).
+    `top_logprobs` asks for so many alternatives to every token, where the backend has them.
     """
 
     messages: tuple[Message, ...]
@@ -110,6 +117,14 @@ class ChatRequest:
     persona_id: str = ""
     sample: int = 0
     json_schema: Mapping[str, object] | None = None
+    top_logprobs: int = 0
+
+
+class TokenChances(NamedTuple):
+    """One generated token and the likeliest at its place, each with its natural log probability."""
+
+    token: str
+    top: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +135,8 @@ class Completion:
     `error` when nothing was generated for reasons outside the model; `detail` then starts with the
     kind: `rate_limit`, `timeout`, `connection`, `server`, `auth`, `quota`, `not_found`, `install`,
     `context`, `bad_request`, `history`, `missing`, `changed` or `internal`; for `refused` it is
-    `content_filter` or `refusal`. `latency` is in seconds.
+    `content_filter` or `refusal`. `latency` is in seconds. `chances` are those of the tokens that
+    `text` is made of, in order, where they were asked for and the backend gave them; else empty.
     """
 
     text: str = ""
@@ -131,6 +147,7 @@ class Completion:
     usage: Usage = Usage()
     latency: float = 0.0
     text_source: TextSource = "server"
+    chances: tuple[TokenChances, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,12 +194,16 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One thing a judge scores, on the closed range `low`..`high`; higher is better."""
+    """One thing a judge scores, on the closed range `low`..`high`; higher is better.
+
+    `flag` marks a yes/no question whose lowest score is worth looking at, turn by turn.
+    """
 
     name: str
     low: float
     high: float
     description: str
+    flag: bool = False
 
     def scaled(self, score: float) -> float:
         """`score` mapped to [0, 1]."""
@@ -195,8 +216,10 @@ class Verdict:
 
     `scores` has every dimension of the judge: a number within its range, or None where there is no
     judgement. `status` is `ok` when the judge did its work (a None among the scores of an `ok`
-    verdict is a dimension that this judge does not measure); else every score is None. `evidence`
-    is short text per dimension or under the key `judge`.
+    verdict is a dimension that this judge does not measure), and `partial` when a part of the work
+    failed: a dimension without a score, or a member of a panel that said nothing. With any other
+    status every score is None. `evidence` is short text per dimension or under the key `judge`.
+    `parts` are the scores of what the verdict was put together from, by sample or by member.
     """
 
     turn_id: str
@@ -206,6 +229,16 @@ class Verdict:
     status: VerdictStatus = "ok"
     evidence: Mapping[str, str] = field(default_factory=dict)
     usage: Usage = Usage()
+    parts: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    def spread(self, dimension: str) -> float | None:
+        """The standard deviation of the parts' scores (of the population); None for fewer than two.
+
+        In the dimension's own unit.
+        """
+        found = [part[dimension] for part in self.parts.values() if dimension in part]
+        scores = [score for score in found if score is not None]
+        return pstdev(scores) if len(scores) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)

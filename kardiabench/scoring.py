@@ -38,6 +38,9 @@ _STATUSES: tuple[VerdictStatus, ...] = get_args(VerdictStatus)
 #: Statuses that are nobody's judgement: the composite of such a reply is unknown.
 _FAILED: frozenset[VerdictStatus] = frozenset({"unparsed", "refused", "error", "skipped"})
 
+#: Statuses whose verdicts have scores.
+JUDGED: frozenset[VerdictStatus] = frozenset({"ok", "partial"})
+
 
 class VerdictCache(Protocol):
     """Where verdicts are kept by content."""
@@ -259,7 +262,8 @@ class Scorer:
         """`verdict` as it can be stored and read again, or a failed one that says what is wrong."""
         try:
             scores = _sound_scores(judge, verdict)
-        except (TypeError, ValueError) as error:
+            parts = _sound_parts(judge, verdict)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             failed = self._failed(judge, item, str(error))
             return replace(failed, usage=verdict.usage) if _is_usage(verdict.usage) else failed
         return replace(
@@ -272,6 +276,7 @@ class Scorer:
                 str(key): without_keys(clean_text(str(text)), self._secrets)
                 for key, text in verdict.evidence.items()
             },
+            parts=parts,
         )
 
     def _failed(self, judge: Judge, item: Item, why: str) -> Verdict:
@@ -307,6 +312,7 @@ def describe(judge: Judge) -> dict[str, object]:
         "smoke_test": bool(getattr(judge, "smoke_test", False)),
         "dimensions": [
             {"name": d.name, "low": d.low, "high": d.high, "description": d.description}
+            | ({"flag": True} if d.flag else {})
             for d in judge.dimensions
         ],
     }
@@ -339,7 +345,7 @@ def _sound_scores(judge: Judge, verdict: Verdict) -> dict[str, float | None]:
         raise ValueError(f"status {verdict.status!r} is none of {', '.join(_STATUSES)}")
     if not _is_usage(verdict.usage):
         raise TypeError(f"usage {verdict.usage!r} is no Usage")
-    if verdict.status != "ok":
+    if verdict.status not in JUDGED:
         return missing_scores(judge.dimensions)
     odd = set(verdict.scores) ^ {dimension.name for dimension in judge.dimensions}
     if odd:
@@ -350,6 +356,17 @@ def _sound_scores(judge: Judge, verdict: Verdict) -> dict[str, float | None]:
             else f"no score for {name} (None says that there is none)"
         )
     return {d.name: _sound_score(d, verdict.scores[d.name]) for d in judge.dimensions}
+
+
+def _sound_parts(judge: Judge, verdict: Verdict) -> dict[str, dict[str, float | None]]:
+    """What the verdict was put together from; raises for a score that is none of `judge`."""
+    known = {dimension.name: dimension for dimension in judge.dimensions}
+    return {
+        clean_text(str(part)): {
+            name: _sound_score(known[name], score) for name, score in scores.items()
+        }
+        for part, scores in verdict.parts.items()
+    }
 
 
 def _is_usage(value: object) -> bool:

@@ -35,6 +35,8 @@ MANIFEST, REPLIES, VERDICTS, SUMMARY = (
     "verdicts.jsonl",
     "summary.json",
 )
+#: Verdicts on the frozen anchors, like those of `VERDICTS`, and a folder of judge cards.
+ANCHORS, CARDS = "anchors.jsonl", "cards"
 _LOCK = ".lock"
 _BLOCK = 1 << 16
 
@@ -127,7 +129,7 @@ class RunStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = read_manifest(path)
-        self._lock = _lock(path)
+        self._lock = lock_folder(path)
         with ExitStack() as undo:
             undo.callback(self._lock.release)
             self._replies = Log(path / REPLIES)
@@ -155,9 +157,7 @@ class RunStore:
 
     def append_verdicts(self, reply: Reply, verdicts: Sequence[Verdict]) -> None:
         """Store the verdicts on one reply."""
-        name = reply_digest(reply)
-        lines = [_verdicts().dump_json(StoredVerdict(name, verdict)) for verdict in verdicts]
-        self._verdicts.append(b"".join(line + b"\n" for line in lines))
+        self._verdicts.append(verdict_lines(reply, verdicts))
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest (when judges are added)."""
@@ -167,6 +167,13 @@ class RunStore:
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace the summary."""
         write_json(self.path / SUMMARY, summary)
+
+
+def verdict_lines(reply: Reply, verdicts: Sequence[Verdict]) -> bytes:
+    """The lines of a log of verdicts for those on one reply."""
+    name = reply_digest(reply)
+    lines = [_verdicts().dump_json(StoredVerdict(name, verdict)) for verdict in verdicts]
+    return b"".join(line + b"\n" for line in lines)
 
 
 def create(path: Path, manifest: Manifest) -> None:
@@ -182,10 +189,12 @@ def create(path: Path, manifest: Manifest) -> None:
 
 def discard(path: Path) -> None:
     """Remove the files of a run directory, and the directory if nothing else is in it."""
-    for name in (MANIFEST, REPLIES, VERDICTS, SUMMARY, _LOCK):
+    cards = [f"{CARDS}/{file.name}" for file in (path / CARDS).glob("*.json")]
+    for name in (MANIFEST, REPLIES, VERDICTS, ANCHORS, SUMMARY, _LOCK, *cards):
         (path / name).unlink(missing_ok=True)
-    with suppress(OSError):  # something of the user's is in it
-        path.rmdir()
+    for folder in (path / CARDS, path):
+        with suppress(OSError):  # something of the user's is in it
+            folder.rmdir()
 
 
 class ReplyAt(NamedTuple):
@@ -228,18 +237,18 @@ def read_summary(path: Path) -> dict[str, Any]:
 def iterate_replies(path: Path) -> Iterator[ReplyAt]:
     """All stored replies in the order of writing, superseded ones too."""
     adapter, file = _replies(), path / REPLIES
-    for offset, line in _lines(file):
+    for offset, line in lines_of(file):
         stored: StoredReply = _parsed(adapter, line, file, offset)
         if stored.gold_emotion not in EMOTIONS or not _TURN_ID.fullmatch(stored.reply.turn_id):
             raise _damaged(file, offset)
         yield ReplyAt(offset, stored)
 
 
-def iterate_verdicts(path: Path) -> Iterator[StoredVerdict]:
+def iterate_verdicts(path: Path, name: str = VERDICTS) -> Iterator[StoredVerdict]:
     """All stored verdicts in the order of writing, superseded ones too."""
     adapter = _verdicts()
-    for offset, line in _lines(path / VERDICTS):
-        yield _parsed(adapter, line, path / VERDICTS, offset)
+    for offset, line in lines_of(path / name):
+        yield _parsed(adapter, line, path / name, offset)
 
 
 def reply_at(path: Path, offset: int) -> Reply:
@@ -383,7 +392,8 @@ def _damaged(path: Path, offset: int) -> RunError:
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The whole lines of a log with their offsets; none where there is no file."""
     try:
         file = path.open("rb")
     except FileNotFoundError:  # a run that was stopped before its first reply
@@ -419,7 +429,8 @@ def _cut_torn_line(path: Path) -> None:
         raise _storage_error(path, error) from error
 
 
-def _lock(path: Path) -> Any:
+def lock_folder(path: Path) -> Any:
+    """Hold the folder for this process; raise `RunError` when another has it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path / _LOCK)

@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import threading
 import time
 from collections import deque
@@ -336,15 +337,24 @@ def answer_text(body: dict[str, Any]) -> str:
 
 
 def verdict_text(messages: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Levels from a hash of the first user message, with a quote from the response."""
+    """Levels from a hash of the first user message less its nonce, with a quote from the response.
+
+    The call's nonce is copied where it is asked for.
+    """
     user = next((_text(m) for m in messages if m["role"] == "user"), "")
+    nonce = nonce_of(user)
     quote = _first_words(user)
-    seed = _number(user)
-    ratings = {
-        name: {"evidence": quote, "score": 1 + (seed >> 8 * place) % 5}
-        for place, name in enumerate(names)
-    }
+    seed = _number(user.split("\nRate ")[0].replace(nonce, "NONCE") if nonce else user)
+    ratings: dict[str, Any] = {"nonce": nonce} if "nonce" in names else {}
+    for place, name in enumerate(sorted({*names} - {"nonce"})):
+        ratings[name] = {"evidence": quote, "score": 1 + (seed >> 8 * place) % 5}
     return json.dumps(ratings)
+
+
+def nonce_of(user: str) -> str:
+    """The nonce that the rubric's user message names; empty where it names none."""
+    found = re.search(r"^The nonce of this call is (\w+)\.$", user, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def spans_text(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -369,7 +379,7 @@ def _asked_dimensions(
     system = _text(messages[0]) if messages and messages[0]["role"] in _SYSTEM_ROLES else ""
     system = system or _text({"content": body.get("system")})
     is_rubric = '"evidence"' in system and '"score"' in system
-    return DIMENSIONS if is_rubric and DIMENSIONS[3] in system else ()
+    return ("nonce", *DIMENSIONS) if is_rubric and DIMENSIONS[3] in system else ()
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -379,12 +389,15 @@ def _text(message: Mapping[str, Any]) -> str:
     return content or ""
 
 
+def history_of(user: str) -> list[dict[str, str]]:
+    """The history in the rubric's user message."""
+    fenced = re.search(r" history begins\]\n(.*?)\[\w+ history ends\]", user, re.DOTALL)
+    return [json.loads(line) for line in fenced[1].splitlines()] if fenced else []
+
+
 def _first_words(user: str) -> str:
-    try:
-        response = json.loads(user)["response"]
-    except (ValueError, KeyError, TypeError):
-        return "missing: a response"
-    return " ".join(str(response).split()[:6])
+    found = re.search(r"response begins\]\n(.*)\n", user)
+    return " ".join(str(json.loads(found[1])).split()[:6]) if found else "missing: a response"
 
 
 def _lengths(body: Mapping[str, Any], content: Any) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from cli_process import Cli
-from openai_server import Behaviour, OpenAIServer
+from openai_server import Behaviour, OpenAIServer, history_of
 from requests_seen import is_judge, is_tiny, replies_asked, verdicts_asked
 
 from kardiabench.cli.options import long_name
@@ -77,7 +77,7 @@ def test_history_free_shows_the_judge_the_conversation_that_was_had(
     assert cli.fast(*api, *SMALL, "--history", "free").rc == 0
     said = {parse_spans(line["reply"]["text"]).response for line in cli.lines("replies.jsonl")}
     histories = [
-        json.loads(request.body["messages"][1]["content"])["history"]
+        history_of(request.body["messages"][1]["content"])
         for request in server.requests
         if is_judge(request.body) and not is_tiny(request.body)
     ]

@@ -24,6 +24,7 @@ from kardiabench.records import (
     Completion,
     Message,
     ReplyStatus,
+    TokenChances,
     Usage,
     clean_text,
 )
@@ -36,6 +37,8 @@ _PREFLIGHT_RETRIES = 2
 _MOST_TOKENS = 10**9
 #: Servers that constrain output to a schema whatever the model, so litellm's list does not matter.
 _SCHEMA_PROVIDERS = frozenset({"hosted_vllm"})
+#: Where Claude is served, and a cached beginning has to be marked.
+_MARKING_PROVIDERS = frozenset({"anthropic", "azure_ai", "bedrock", "vertex_ai"})
 #: Parameters that are not `extra`: they would change who is asked, what, or how it is read.
 _RESERVED: Mapping[str, str] = {
     "model": "it is --model",
@@ -92,6 +95,8 @@ class _Route:
     fixed: Mapping[str, Any]
     takes_seed: bool
     takes_schema: bool
+    takes_logprobs: bool
+    marks_prefix: bool
 
 
 class ApiModel:
@@ -232,8 +237,9 @@ class ApiModel:
                 name = self._droppable(error, parameters)
                 if name is None:
                     raise
-                del parameters[name]
-                dropped.add(name)
+                for refused in _WITH.get(name, (name,)):
+                    parameters.pop(refused, None)
+                    dropped.add(refused)
             else:
                 self._refused |= dropped
                 return completion
@@ -245,8 +251,9 @@ class ApiModel:
         text = str(error)
         if "temperature" in text and self._is_default_temperature(parameters):
             return "temperature"
-        # A server may refuse a schema that its model is listed for: the prompt says it too.
-        return "response_format" if "response_format" in parameters else None
+        # A server may refuse what its model is listed for: judges can do without.
+        optional = ("logprobs", "response_format")
+        return next((name for name in optional if name in parameters), None)
 
     def _is_default_temperature(self, parameters: Mapping[str, Any]) -> bool:
         asked = self.options.temperature is not None or "temperature" in self.options.extra
@@ -275,13 +282,15 @@ class ApiModel:
     def _parameters(self, request: ChatRequest) -> dict[str, Any]:
         route = self._routed()
         parameters = {
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "messages": [_message(m, marked=route.marks_prefix) for m in request.messages],
             **route.fixed,
         }
         if self.options.seed is not None and route.takes_seed and "seed" not in parameters:
             parameters["seed"] = self.options.seed + request.sample
         if request.json_schema is not None and route.takes_schema:
             parameters.setdefault("response_format", _response_format(request.json_schema))
+        if request.top_logprobs and route.takes_logprobs:
+            parameters |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         for name in self._refused:
             parameters.pop(name, None)
         return parameters
@@ -295,6 +304,8 @@ class ApiModel:
 
 #: Models that may hold HTTP sessions: litellm shares its sessions among them.
 _IN_USE: WeakSet[ApiModel] = WeakSet()
+#: Parameters that mean nothing without another one.
+_WITH: Mapping[str, tuple[str, ...]] = {"logprobs": ("logprobs", "top_logprobs")}
 #: They have other ways to log in than a key in the environment, or need none.
 _KEYLESS_PROVIDERS = frozenset(
     {"azure", "azure_ai", "bedrock", "ollama", "ollama_chat", "sagemaker", "vertex_ai"}
@@ -338,6 +349,8 @@ def _find_route(litellm: Any, name: str, options: ModelOptions) -> _Route:
         fixed=fixed | dict(options.extra),
         takes_seed="seed" in supported,
         takes_schema=_takes_schema(litellm, model, provider, options.api_base),
+        takes_logprobs={"logprobs", "top_logprobs"} <= {*supported},
+        marks_prefix=_marks_prefix(litellm, model, provider),
     )
 
 
@@ -372,6 +385,24 @@ def _takes_schema(litellm: Any, model: str, provider: str, api_base: str | None)
         return True
     # A server of one's own behind OpenAI's protocol: nobody lists its models, so it is tried.
     return provider == "openai" and api_base is not None and model not in litellm.model_cost
+
+
+def _marks_prefix(litellm: Any, model: str, provider: str) -> bool:
+    """Whether the provider caches only the beginnings that a request marks, as Anthropic does."""
+    if provider not in _MARKING_PROVIDERS or "claude" not in model:
+        return False
+    info = litellm.utils.supports_prompt_caching(model, custom_llm_provider=provider)
+    return provider == "anthropic" or bool(info)
+
+
+def _message(message: Message, *, marked: bool) -> dict[str, Any]:
+    """A message as it is sent, its shared beginning marked for the cache where that is asked."""
+    if not marked or not message.shared:
+        return {"role": message.role, "content": message.content}
+    shared, own = message.content[: message.shared], message.content[message.shared :]
+    first = {"type": "text", "text": shared, "cache_control": {"type": "ephemeral"}}
+    rest = [{"type": "text", "text": own}] if own else []
+    return {"role": message.role, "content": [first, *rest]}
 
 
 def _missing_keys(litellm: Any, name: str) -> list[str]:
@@ -417,7 +448,30 @@ def _read(response: Any, latency: float) -> Completion:
         detail=detail,
         usage=_usage(response),
         latency=round(latency, 4),
+        chances=_chances(choice),
     )
+
+
+def _chances(choice: Any) -> tuple[TokenChances, ...]:
+    """The tokens of the answer with their alternatives; empty where the server gave none."""
+    content = getattr(getattr(choice, "logprobs", None), "content", None) or ()
+    try:
+        return tuple(
+            TokenChances(
+                _spelling(one), tuple((_spelling(o), float(o.logprob)) for o in one.top_logprobs)
+            )
+            for one in content
+        )
+    except (AttributeError, TypeError, ValueError):  # a server's own form: as if it had none
+        return ()
+
+
+def _spelling(token: Any) -> str:
+    """The token's bytes as text: a piece of a character stays what it is, for joining."""
+    written = getattr(token, "bytes", None)
+    if written is None:
+        return str(token.token)
+    return bytes(written).decode("utf-8", "surrogateescape")
 
 
 def _status(finish: str | None, refusal: str | None) -> tuple[ReplyStatus, str]:
