@@ -63,7 +63,7 @@ class Rating(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    evidence: Evidence = Field(description="short quote, or 'missing: ...'")
+    evidence: Evidence = Field(description="quote")
     score: Annotated[Literal[1, 2, 3, 4, 5], BeforeValidator(_level)]
 
     @property
@@ -77,7 +77,7 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    evidence: Evidence = Field(description="short quote, or 'none'")
+    evidence: Evidence = Field(description="quote")
     answer: Annotated[Literal["yes", "no"], BeforeValidator(_word)]
 
     @property
