@@ -19,6 +19,9 @@ def register_judges(register: RegisterJudge) -> None:
     register("format", "judges.format:build")
     register("emotion", "judges.emotion:build")
     register("rubric", "judges.rubric:build")
+    register("safety", "judges.safety:build")
+    register("pairwise", "judges.pairwise:build")
+    register("panel", "judges.panel:build")
     register("smoke", "judges.smoke:build")
 
 

@@ -93,7 +93,7 @@ def _row(registry: Registry, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "from": registry.judges[name].origin, "dimensions": []}
     try:
         judge = _make(registry, name)
-    except PluginError as error:
+    except (ConfigError, PluginError) as error:
         return row | {"fingerprint": None, "problem": str(error)}
     except Exception as error:
         return row | {"fingerprint": None, "problem": f"{type(error).__name__}: {error}"}

@@ -16,6 +16,8 @@ from kardiabench.scoring import DEFAULT_WEIGHTS, MissingPolicy
 
 #: Judged on every run: they cost nothing and the composite needs them.
 ALWAYS = ("format", "emotion")
+#: Judges that ask one model, which `--judge-model` names for all of them.
+ONE_MODEL = frozenset({"rubric", "safety", "pairwise"})
 DEFAULT_DATASET = "KardiaBench"
 DEFAULT_SEED = 0
 
@@ -136,12 +138,12 @@ class RunSettings:
         return settings
 
     def _with_judge_model(self, spec: str) -> str:
-        if _judge_name(spec) != "rubric":
+        if _judge_name(spec) not in ONE_MODEL:
             return spec
         for option, value in (("model", self.judge_model), ("api_base", self.judge_api_base)):
             if value is not None and f"{option}=" not in spec:
                 if "," in value:
-                    raise ConfigError(f"the rubric's {option} {value!r} may not hold a comma")
+                    raise ConfigError(f"the judge's {option} {value!r} may not hold a comma")
                 spec += ("," if ":" in spec else ":") + f"{option}={value}"
         return spec
 

@@ -8,6 +8,7 @@ from openai_server import OpenAIServer, unauthorized
 
 from kardiabench import report
 
+BUILT_IN = ["format", "emotion", "rubric", "safety", "pairwise", "panel", "smoke"]
 RUN = ("run", "--dataset", "sample", "--limit", "4", "--judge", "smoke")
 
 
@@ -48,9 +49,11 @@ def test_a_run_whose_every_turn_failed_can_be_shown(cli: Cli) -> None:
 
 def test_judges_are_listed_with_where_they_come_from(cli: Cli) -> None:
     listed = cli.fast("judges", "--json").json()
-    assert [row["name"] for row in listed["judges"]] == ["format", "emotion", "rubric", "smoke"]
+    assert [row["name"] for row in listed["judges"]] == BUILT_IN
     assert {row["from"] for row in listed["judges"]} == {"built in"}
-    assert all(row["fingerprint"] for row in listed["judges"])
+    unmade = [row for row in listed["judges"] if not row["fingerprint"]]
+    assert [row["name"] for row in unmade] == ["panel"]
+    assert "write for example panel:models=" in unmade[0]["problem"]
     assert listed["problems"] == []
     table = cli.fast("judges")
     assert "rubric" in table.out
