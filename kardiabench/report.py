@@ -18,6 +18,10 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _MISSING = "—"
+#: Flagged turns that are named; the summary names all.
+_FEW_TURNS = 3
+#: Stands behind scores of a judge that has drifted.
+_DRIFTED = "†"
 
 
 def plain(text: str) -> str:
@@ -37,6 +41,8 @@ def titled(summaries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list
 def show(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the tables of one or more summaries side by side."""
     console.print(_scores(summaries))
+    if _flag_rows(summaries):
+        console.print(_flags(summaries))
     console.print(_replies(summaries))
     for line in _notes(summaries):
         console.print(line, markup=False, highlight=False)
@@ -77,17 +83,59 @@ def _scores(summaries: Sequence[Mapping[str, Any]]) -> Table:
     for judge, dimension in _rows(summaries):
         cells = [_judged(summary, judge, dimension) for summary in summaries]
         table.add_row(_label(judge, dimension), *cells)
+        _add_calibrated(table, summaries, judge, dimension)
     table.add_row("composite", *(_estimate(summary["composite"]) for summary in summaries))
     table.add_row("emotion macro-F1", *map(_macro_f1, summaries))
     return table
+
+
+def _add_calibrated(
+    table: Table, summaries: Sequence[Mapping[str, Any]], judge: str, dimension: str
+) -> None:
+    """A further row where some summary has calibrated scores of the dimension."""
+    found = [s["judges"].get(judge, {}).get("calibrated", {}).get(dimension) for s in summaries]
+    if any(found):
+        label = _label(judge, dimension).append(" (calibrated)")
+        table.add_row(label, *(_estimate(one) if one else _MISSING for one in found))
 
 
 def _rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     rows: dict[tuple[str, str], None] = {}
     for summary in summaries:
         for judge, numbers in summary["judges"].items():
-            rows.update({(judge, dimension): None for dimension in numbers["dimensions"]})
+            asked = numbers.get("flags", {})
+            rows.update({(judge, d): None for d in numbers["dimensions"] if d not in asked})
     return list(rows)
+
+
+def _flags(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Turns with something wrong, coverage, and the first of them", summaries)
+    for judge, dimension in _flag_rows(summaries):
+        cells = [_flagged(summary["judges"].get(judge, {}), dimension) for summary in summaries]
+        table.add_row(_label(judge, dimension), *cells)
+    return table
+
+
+def _flag_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The yes/no questions of all judges."""
+    rows: dict[tuple[str, str], None] = {}
+    for summary in summaries:
+        for judge, numbers in summary["judges"].items():
+            rows.update({(judge, dimension): None for dimension in numbers.get("flags", {})})
+    return list(rows)
+
+
+def _flagged(numbers: Mapping[str, Any], dimension: str) -> Text | str:
+    """`2 of 40 (100%): d1/0, d3/2`."""
+    from rich.text import Text
+
+    turns = numbers.get("flags", {}).get(dimension)
+    if turns is None:
+        return _MISSING
+    found = numbers["dimensions"][dimension]
+    shown = ", ".join(turns[:_FEW_TURNS]) + (", …" if len(turns) > _FEW_TURNS else "")
+    counted = f"{len(turns)} of {found['scored']} ({found['coverage']:.0%})"
+    return Text(plain(f"{counted}: {shown}" if turns else counted))
 
 
 def _label(judge: str, dimension: str) -> Text:
@@ -97,8 +145,10 @@ def _label(judge: str, dimension: str) -> Text:
 
 
 def _judged(summary: Mapping[str, Any], judge: str, dimension: str) -> str:
-    found = summary["judges"].get(judge, {}).get("dimensions", {}).get(dimension)
-    return _MISSING if found is None else _estimate(found)
+    numbers = summary["judges"].get(judge, {})
+    found = numbers.get("dimensions", {}).get(dimension)
+    mark = f" {_DRIFTED}" if (numbers.get("drift") or {}).get("warning") else ""
+    return _MISSING if found is None else _estimate(found) + mark
 
 
 def _estimate(value: Mapping[str, Any]) -> str:
@@ -162,6 +212,7 @@ def _notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [_selection_note(summary) for summary in summaries]
     for summary in summaries:
         notes += _composite_note(summary)
+        notes += _drift_notes(summary)
         if not summary["complete"]:
             notes.append(f"{plain(summary['model'])}: this run is not complete.")
     if any("smoke" in summary["judges"] for summary in summaries):
@@ -184,6 +235,27 @@ def _composite_note(summary: Mapping[str, Any]) -> list[str]:
         return []
     names = plain(", ".join(absent))
     return [f"No composite: it needs the judge {names}, which did not run."]
+
+
+def _drift_notes(summary: Mapping[str, Any]) -> list[str]:
+    """A warning for each judge that scores the frozen anchors otherwise than for its card."""
+    notes = []
+    for judge, numbers in summary["judges"].items():
+        found = numbers.get("drift") or {}
+        if found.get("warning"):
+            shifted = ", ".join(
+                f"{name} by {part['shift']:+.2f} [{part['low']:+.2f}, {part['high']:+.2f}]"
+                for name, part in found["dimensions"].items()
+                if part["warning"]
+            )
+            notes.append(
+                plain(
+                    f"{_DRIFTED} warning: {summary['model']}: judge {judge} has drifted since its "
+                    f"card was measured: {shifted} on the frozen anchors; do not compare with runs "
+                    "judged before, or judge them again."
+                )
+            )
+    return notes
 
 
 def _table(title: str, summaries: Sequence[Mapping[str, Any]]) -> Table:

@@ -89,6 +89,13 @@ class Control:
             self.spent += usage.cost
             self.dearest = max(self.dearest, usage.cost)
 
+    def ends_over(self, status: str, detail: str) -> bool:
+        """Whether every further call would fail so too; it is not recorded, the run stops."""
+        if status == "error" and detail.partition(":")[0] in FATAL_KINDS:
+            self.halt("fatal", f"{detail}; {advice(detail)}")
+            return True
+        return False
+
     def affordable(self) -> bool:
         """Whether one more call fits, each of those in flight taken to be as dear as any."""
         if self.max_cost is None:
@@ -205,7 +212,7 @@ class Runner:
         for turn, request, known in zip(turns, requests, cached, strict=True):
             completion = known or next(fresh)
             live = completion.text_source != "file"  # what failed elsewhere stops nothing here
-            if live and self._is_fatal(completion.status, completion.detail):
+            if live and self.control.ends_over(completion.status, completion.detail):
                 continue
             replies.append(await self._record(turn, completion))
             if known is None:
@@ -220,13 +227,6 @@ class Runner:
         for completion in completions:
             self.control.pay(completion.usage)
         return completions
-
-    def _is_fatal(self, status: str, detail: str) -> bool:
-        """Whether every further call would fail so too; it is not recorded, the run stops."""
-        if status == "error" and detail.partition(":")[0] in FATAL_KINDS:
-            self.control.halt("fatal", f"{detail}; {advice(detail)}")
-            return True
-        return False
 
     async def _record(self, turn: Turn, completion: Completion) -> Reply:
         reply = Reply.of(turn.id, completion)
@@ -301,12 +301,12 @@ class Runner:
             verdicts = await self.session.scorer.verdicts(judge, items)
         kept: dict[str, Verdict] = {}
         for work, verdict in zip(works, verdicts, strict=True):
-            if not self._is_fatal(verdict.status, _why(verdict)):
+            if not self.control.ends_over(verdict.status, reason_given(verdict)):
                 self.store.append_verdicts(work.reply, [verdict])
                 kept[work.turn.id] = verdict
         return kept
 
 
-def _why(verdict: Verdict) -> str:
+def reason_given(verdict: Verdict) -> str:
     """What a failed verdict says of itself: judges put a call's failure there as it stands."""
     return verdict.evidence.get("judge", "")

@@ -29,14 +29,11 @@ from kardiabench.records import GoldSource, Reply, Turn, Verdict, clean_text
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
 
-MANIFEST, REPLIES, VERDICTS, SUMMARY = (
-    "manifest.json",
-    "replies.jsonl",
-    "verdicts.jsonl",
-    "summary.json",
-)
+MANIFEST, SUMMARY = "manifest.json", "summary.json"
+REPLIES, VERDICTS = "replies.jsonl", "verdicts.jsonl"
 #: Verdicts on the frozen anchors, like those of `VERDICTS`, and a folder of judge cards.
 ANCHORS, CARDS = "anchors.jsonl", "cards"
+CALIBRATION = "calibration.json"
 _LOCK = ".lock"
 _BLOCK = 1 << 16
 

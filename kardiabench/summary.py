@@ -14,17 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from kardiabench.calibration import calibrated_means, kept_calibration
+from kardiabench.drift import instruments
 from kardiabench.errors import RunError
 from kardiabench.records import Usage
 from kardiabench.results import Results, TurnResult, count, read_results
+from kardiabench.scoring import JUDGED
 from kardiabench.stats import Estimate, classification, estimate
 from kardiabench.store import Manifest
 
 SCHEMA_VERSION = 1
 
 
-def summarise(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """The summary of the run at `path`."""
+def summarise(
+    path: Path, manifest: Manifest, calibration: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The summary of the run at `path`, with `calibration`, else with the one that it keeps."""
     results = read_results(path, manifest)
     turns = list(results.turns.values())
     planned: int = manifest["protocol"]["dataset"]["turns"]
@@ -33,6 +38,8 @@ def summarise(path: Path, manifest: Manifest) -> dict[str, Any]:
             f"{path} holds replies to {len(turns)} turns, and its dataset has {planned}: "
             "its logs were edited; restore them, or start a new run"
         )
+    calibration = calibration or kept_calibration(path)
+    calibrated = calibrated_means(results, calibration, manifest, planned)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": manifest["model"]["name"],
@@ -43,7 +50,12 @@ def summarise(path: Path, manifest: Manifest) -> dict[str, Any]:
         "skipped_rows": manifest["rows"]["skipped"],
         "emotion": _emotion(turns, planned),
         "format": _format(turns, planned),
-        "judges": {judge: _judge(results, judge, planned) for judge in results.dimensions},
+        "judges": {
+            judge: _judge(results, judge, planned)
+            | instrument
+            | ({"calibrated": calibrated[judge]} if judge in calibrated else {})
+            for judge, instrument in instruments(path, manifest, results.dimensions).items()
+        },
         "composite": _composite(results, planned),
         "usage": _usage(results),
         "timing": _timing(turns),
@@ -99,12 +111,26 @@ def _judge(results: Results, judge: str, planned: int) -> dict[str, Any]:
     personas = results.personas
     return {
         "verdicts": count(statuses),
-        "coverage": statuses.count("ok") / planned if planned else 0.0,
+        "coverage": sum(s in JUDGED for s in statuses) / planned if planned else 0.0,
         "dimensions": {
             dimension.name: estimate_json(estimate(results.column(judge, i), personas), planned)
             for i, dimension in enumerate(results.dimensions[judge])
         },
+        **_flags(results, judge),
     }
+
+
+def _flags(results: Results, judge: str) -> dict[str, Any]:
+    """The turns to look at for each yes/no question: those scored below the middle, in order."""
+    turns = list(results.turns)
+    flags = {
+        d.name: [
+            turns[at] for at in np.flatnonzero(results.column(judge, i) < (d.low + d.high) / 2)
+        ]
+        for i, d in enumerate(results.dimensions[judge])
+        if d.flag
+    }
+    return {"flags": flags} if flags else {}
 
 
 def _composite(results: Results, planned: int) -> dict[str, Any]:

@@ -302,6 +302,8 @@ EXAMPLES: dict[str, Any] = {
     "max-cost": None,
     "min-coverage": 0.1,
     "skip-preflight": True,
+    "no-anchors": True,
+    "judge-cards": "cards-of-judges",
     "retry-errors": True,
     "no-cache": True,
     "plugin": [],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cli_process import Cli, Started, until
 from openai_server import Behaviour, OpenAIServer, insufficient_quota, unauthorized
-from requests_seen import is_judge, is_tiny, replies_asked, verdicts_asked
+from requests_seen import is_judge, is_tiny, replies_asked, verdicts_asked, without_nonce
 
 SMALL = ("--limit", "5", "--concurrency", "4", "--out", "out")
 NOISE = ("Traceback", "never retrieved", "never awaited", "Task was destroyed", "Unclosed")
@@ -220,7 +220,7 @@ def test_a_judge_that_babbles_is_unparsed_and_a_retry_heals_it(
     garbled = {prompt[:-1] for prompt in verdicts}
 
     def rule(body: dict[str, Any]) -> Behaviour | None:
-        text = str(body["messages"])
+        text = without_nonce(str(body["messages"]))
         hit = any(text.startswith(prompt) for prompt in garbled)
         return Behaviour(content="I would say it is quite good. score 5") if hit else None
 

@@ -28,6 +28,7 @@ HEAVY = frozenset(
         "rich",
         "scipy",
         "sklearn",
+        "statsmodels",
         "torch",
         "transformers",
     ]

@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from kardiabench import __version__
-from kardiabench.cli import looking, options, running
+from kardiabench.cli import attacking, calibrating, checking, comparing, looking, options, running
 from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
 from kardiabench.redaction import without_keys
 from kardiabench.report import plain
@@ -34,8 +34,11 @@ def cli() -> None:
     """
 
 
-for command in (*running.COMMANDS, *looking.COMMANDS):
+for command in (*running.COMMANDS, *comparing.COMMANDS, *looking.COMMANDS):
     cli.add_command(command)
+looking.judges.add_command(checking.check)
+looking.judges.add_command(attacking.attack)
+looking.judges.add_command(calibrating.calibrate)
 
 
 def main() -> NoReturn:

@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @opt.compose(
+    opt.calibration_option,
     click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON."),
     opt.debug_option,
 )
 @output.results_only
-def show(runs: Sequence[Path], as_json: bool) -> None:
+def show(runs: Sequence[Path], calibration: Path | None, as_json: bool) -> None:
     """Print the tables of one or more run directories, recomputed from their logs."""
+    from kardiabench.calibration import check_calibration, read_calibration
     from kardiabench.store import read_manifest
     from kardiabench.summary import summarise
 
-    summaries = [summarise(path, read_manifest(path)) for path in runs]
+    curves = None if calibration is None else read_calibration(calibration)
+    manifests = {path: read_manifest(path) for path in runs}
+    for manifest in manifests.values():
+        if curves is not None:
+            check_calibration(curves, manifest)
+    summaries = [summarise(path, manifests[path], curves) for path in runs]
     if as_json:
         output.echo(json.dumps(summaries, indent=2, sort_keys=True))
         return

@@ -259,9 +259,9 @@ judge_options = compose(
     click.option(
         "--judge-model",
         metavar="MODEL",
-        help="Model of the rubric judge. [default: openai/gpt-5-mini]",
+        help="Model of the judges rubric, safety and pairwise. [default: openai/gpt-5-mini]",
     ),
-    click.option("--judge-api-base", metavar="URL", help="Server of the rubric judge's model."),
+    click.option("--judge-api-base", metavar="URL", help="Server of that model."),
 )
 score_options = compose(
     click.option(
@@ -343,6 +343,24 @@ manner_options = compose(
     click.option(
         "--skip-preflight", is_flag=True, help="Do not try models and judges before the run."
     ),
+    click.option(
+        "--no-anchors",
+        is_flag=True,
+        help="Do not have judges score the frozen anchors after a run of 200 turns or more.",
+    ),
+    click.option(
+        "--judge-cards",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("judge-cards"),
+        show_default=True,
+        help="Folder of judge cards; those of this run's judges are kept with it.",
+    ),
+)
+calibration_option = click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Show calibrated means beside the raw ones (made by `judges calibrate --out`).",
 )
 output_options = compose(
     click.option("--quiet", is_flag=True, help="No progress and no tables."),

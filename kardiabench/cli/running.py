@@ -54,11 +54,20 @@ if TYPE_CHECKING:
         "--no-cache", is_flag=True, help="Neither read nor fill the cache of replies and verdicts."
     ),
     opt.plugin_option,
+    opt.calibration_option,
     click.option("--dry-run", is_flag=True, help="Say what it would take, and stop."),
     opt.output_options,
 )
 @output.results_only
-def run(out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+def run(
+    *,
+    out: Path | None,
+    dry_run: bool,
+    calibration: Path | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run a model over the dialogues and judge its replies.
 
     The same command again resumes where it stopped.
@@ -69,11 +78,16 @@ def run(out: Path | None, dry_run: bool, quiet: bool, as_json: bool, **options: 
     session = open_session(_settings(options))
     _warn_of_plugins(session)
     if dry_run:
-        _print_estimate(session, as_json=as_json)
+        _print_estimate(session, anchors=manner.anchors, as_json=as_json)
         return
+    from kardiabench.session import make_manifest
+
+    curves = _calibration(calibration, make_manifest(session))
     path, manifest = _prepare(session, out)
     try:
-        outcome = _execute(session, path, manner, quiet=quiet, manifest=manifest)
+        outcome = _execute(
+            session, path, manner, quiet=quiet, manifest=manifest, calibration=curves
+        )
     except PreflightError:
         _discard_if_unused(path)
         raise
@@ -124,6 +138,7 @@ def resume(
     opt.manner_options,
     click.option("--retry-errors", is_flag=True, help="Do failed verdicts again."),
     opt.plugin_option,
+    opt.calibration_option,
     opt.output_options,
 )
 @output.results_only
@@ -134,6 +149,7 @@ def score(
     judge_model: str | None,
     judge_api_base: str | None,
     plugins: Sequence[str],
+    calibration: Path | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -148,7 +164,8 @@ def score(
     check_same(without_judges(manifest), without_judges(new), run, _RESTORE)
     manner = replace(_manner(options), generate=False)
     new["created"] = manifest["created"]
-    outcome = _execute(session, run, manner, quiet=quiet, manifest=new)
+    curves = _calibration(calibration, new)
+    outcome = _execute(session, run, manner, quiet=quiet, manifest=new, calibration=curves)
     _finish(outcome, run, quiet=quiet, as_json=as_json)
 
 
@@ -229,6 +246,8 @@ def _manner(options: dict[str, Any]) -> Manner:
         min_coverage=options.pop("min_coverage", default.min_coverage),
         preflight=not options.pop("skip_preflight", False),
         retry_errors=options.pop("retry_errors", False),
+        anchors=not options.pop("no_anchors", False),
+        judge_cards=options.pop("judge_cards", default.judge_cards),
     )
 
 
@@ -266,6 +285,17 @@ def _prepare(session: Session, out: Path | None) -> tuple[Path, dict[str, Any] |
     return path, None
 
 
+def _calibration(file: Path | None, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The calibration in `file`, which has to be for a judge of the manifest."""
+    from kardiabench.calibration import check_calibration, read_calibration
+
+    if file is None:
+        return None
+    calibration = read_calibration(file)
+    check_calibration(calibration, manifest)
+    return calibration
+
+
 def _discard_if_unused(path: Path) -> None:
     """Leave no run directory behind for a run that never began."""
     from kardiabench.store import discard, iterate_replies
@@ -281,12 +311,16 @@ def _execute(
     *,
     quiet: bool,
     manifest: dict[str, Any] | None = None,
+    calibration: dict[str, Any] | None = None,
 ) -> Outcome:
+    from kardiabench.calibration import keep_calibration
     from kardiabench.execution import execute
     from kardiabench.progress import Progress
     from kardiabench.store import RunStore
 
     with RunStore(path) as store:
+        if calibration is not None:
+            keep_calibration(path, calibration)
         return execute(session, store, manner, Progress(quiet=quiet), manifest)
 
 
@@ -312,12 +346,12 @@ def _warn_of_plugins(session: Session) -> None:
         click.echo(f"warning: {problem}", err=True)
 
 
-def _print_estimate(session: Session, *, as_json: bool) -> None:
+def _print_estimate(session: Session, *, anchors: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from kardiabench.estimate import estimate
 
-    lines = estimate(session)
+    lines = estimate(session, anchors=anchors)
     _note_missing_key(session)
     if as_json:
         output.echo(json.dumps([asdict(line) for line in lines], indent=2))
