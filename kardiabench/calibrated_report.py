@@ -111,10 +111,10 @@ def _table(section: Mapping[str, Any]) -> Table:
     dimensions: Mapping[str, Any] = section["dimensions"]
     for name in dimensions:
         table.add_column(Text(plain(name)), justify="right", overflow="fold")
-    judged = [f"{d['judged']} of {d['rated']} ({d['coverage']:.0%})" for d in dimensions.values()]
+    judged = [f"{d['judged']} of {d['rated']}\n({d['coverage']:.0%})" for d in dimensions.values()]
     table.add_row("rated items judged", *judged)
     for key, words in _ROWS:
-        cells = [_interval(one["figures"][key]) for one in dimensions.values()]
+        cells = [_interval(one["figures"][key], wide=True) for one in dimensions.values()]
         table.add_row(words, *cells)
     return table
 
@@ -141,9 +141,10 @@ def _notes(section: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _interval(figure: Mapping[str, Any]) -> str:
+def _interval(figure: Mapping[str, Any], *, wide: bool = False) -> str:
     if figure["value"] is None:
         return _MISSING
     if figure["low"] is None:
         return f"{figure['value']:.2f}"
-    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+    between = "\n" if wide else " "
+    return f"{figure['value']:.2f}{between}[{figure['low']:.2f}, {figure['high']:.2f}]"

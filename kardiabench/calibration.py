@@ -108,6 +108,13 @@ def check_calibration(calibration: Mapping[str, Any], manifest: Manifest) -> str
             f"the calibration is for the judge {name} with the fingerprint {mark}, and this run "
             f"has {marks}; calibrate the judge that is used"
         )
+    ranges = {d["name"]: (d["low"], d["high"]) for d in judges[found]["dimensions"]}
+    for dimension, curve in calibration["dimensions"].items():
+        if ranges.get(dimension) != (curve["low"], curve["high"]):
+            raise ConfigError(
+                f"the calibration has a curve for {dimension[:60]!r} from {curve['low']:g} to "
+                f"{curve['high']:g}, and judge {found} has no such dimension; make it again"
+            )
     return found
 
 
@@ -178,8 +185,12 @@ def _check_curve(name: str, curve: Mapping[str, Any]) -> None:
     x, y = curve["x"], curve["y"]
     rises = all(a < b for a, b in pairwise(x))
     never_falls = all(a <= b for a, b in pairwise(y))
-    if not x or len(x) != len(y) or not rises or not never_falls:
+    whole = bool(x) and len(x) == len(y) and rises and never_falls
+    if not whole or not curve["low"] <= y[0] <= y[-1] <= curve["high"]:
         raise ValueError(f"the curve of {name[:60]} is none")
+    rectifier = curve["rectifier"]
+    if rectifier["df"] < 1 or rectifier["standard_error"] < 0:
+        raise ValueError(f"the rectifier of {name[:60]} is none")
 
 
 @cache

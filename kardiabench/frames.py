@@ -89,18 +89,16 @@ class Run:
     @cached_property
     def calibrated(self) -> pd.DataFrame:
         """One row a turn, a column `judge.dimension` for each that the run's calibration has."""
-        curves = kept_calibration(self.path)
-        judge = None if curves is None else judge_calibrated(curves, self.manifest)
-        names = [] if curves is None or judge is None else list(curves["dimensions"])
-        columns = {
-            f"{judge}.{name}": apply_curve(
-                (curves or {})["dimensions"][name], self.scores[f"{judge}.{name}"].to_numpy()
-            )
-            for name in names
-            if f"{judge}.{name}" in self.scores
-        }
         import pandas as pd
 
+        calibration = kept_calibration(self.path) or {}
+        judge = judge_calibrated(calibration, self.manifest) if calibration else None
+        curves = calibration["dimensions"] if judge else {}
+        names = [d.name for d in self._judges.get(judge or "", ()) if d.name in curves]
+        columns = {
+            f"{judge}.{name}": apply_curve(curves[name], self.scores[f"{judge}.{name}"].to_numpy())
+            for name in names
+        }
         return pd.DataFrame(columns, index=self.scores.index, dtype="float64")
 
     @cached_property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +46,8 @@ class Ratings:
 
     `scores` has shape (items, raters, dimensions), NaN where a rater gave none. `stored` has the
     scores of judges that stand in the file, by name, of shape (items, dimensions). `texts` has what
-    is known of each item, in the order of `items`.
+    is known of each item, in the order of `items`. `scale` is the lowest and the highest score that
+    there can be.
     """
 
     items: tuple[str, ...]
@@ -53,6 +56,7 @@ class Ratings:
     scores: Floats
     stored: Mapping[str, Floats]
     texts: tuple[ItemTexts, ...]
+    scale: tuple[float, float]
     sha256: str
 
     @property
@@ -78,7 +82,7 @@ def read_ratings(path: Path, scale: tuple[float, float]) -> Ratings:
     for column in _judge_columns(table):
         _check_scores(table, path, column, scale, may_lack=True)
     _check_unique(table, path)
-    return _ratings(table, path)
+    return _ratings(table, path, scale)
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -93,13 +97,30 @@ def _table(path: Path) -> pd.DataFrame:
     if reader is None:
         raise DataError(f"{path}: ratings are read from .csv, .jsonl or .parquet; convert the file")
     try:
+        if path.suffix.lower() == ".csv":
+            _check_cells(path)
         table = reader()
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file; give the file of the ratings") from error
     except (ValueError, OSError) as error:  # pandas' parse errors are ValueErrors
         why = " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read ({why}); save it as UTF-8 CSV") from error
     return table.astype(object).where(table.notna(), "")
+
+
+def _check_cells(path: Path) -> None:
+    """Raise `DataError` for a row with more or fewer cells than the header: pandas would guess."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        for number, row in enumerate(rows, 1):
+            if row and len(row) != len(header):
+                raise DataError(
+                    f"{path}, row {number} (line {rows.line_num}): it has {len(row)} cells and the "
+                    f"header has {len(header)}; quote texts that hold commas or line breaks"
+                )
 
 
 def _check_columns(table: pd.DataFrame, path: Path) -> None:
@@ -129,7 +150,8 @@ def _check_scores(
 
     numbers = pd.to_numeric(table[column], errors="coerce")
     lacks = table[column].astype(str).str.strip() == ""
-    wrong = ~numbers.between(*scale) & ~(lacks if may_lack else False)
+    truths = table[column].map(lambda value: isinstance(value, bool))
+    wrong = (~numbers.between(*scale) | truths) & ~(lacks if may_lack else False)
     if wrong.any():
         at = int(wrong.to_numpy().argmax())
         raise DataError(
@@ -150,7 +172,7 @@ def _check_unique(table: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _ratings(table: pd.DataFrame, path: Path) -> Ratings:
+def _ratings(table: pd.DataFrame, path: Path, scale: tuple[float, float]) -> Ratings:
     items, item_codes = _coded(table, "item")
     raters, rater_codes = _coded(table, "rater")
     dimensions, dimension_codes = _coded(table, "dimension")
@@ -163,15 +185,28 @@ def _ratings(table: pd.DataFrame, path: Path) -> Ratings:
         )
         for column in _judge_columns(table)
     }
+    texts = tuple(_texts(table, path, item_codes == at) for at in range(len(items)))
+    _check_personas(items, texts, path)
     return Ratings(
         items=items,
         raters=raters,
         dimensions=dimensions,
         scores=scores,
         stored=stored,
-        texts=tuple(_texts(table, path, item_codes == at) for at in range(len(items))),
+        texts=texts,
+        scale=scale,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def _check_personas(items: Sequence[str], texts: Sequence[ItemTexts], path: Path) -> None:
+    """Clusters of some items only would be no clusters."""
+    lacks = [name for name, one in zip(items, texts, strict=True) if not one.persona]
+    if lacks and len(lacks) < len(items):
+        raise DataError(
+            f"{path} has a persona for some items only (not for {lacks[0][:60]!r}); give all of "
+            "them one, or leave the column out"
+        )
 
 
 def _stored(
@@ -204,7 +239,7 @@ def _texts(table: pd.DataFrame, path: Path, rows: np.ndarray) -> ItemTexts:
     for name in (*TEXTS, "persona", "length"):
         if name not in table.columns:
             continue
-        given = {str(value) for value in mine[name] if str(value).strip()}
+        given = {text for value in mine[name] if (text := _as_text(value)).strip()}
         if len(given) > 1:
             item = str(mine["item"].iloc[0])[:60]
             raise DataError(
@@ -216,11 +251,19 @@ def _texts(table: pd.DataFrame, path: Path, rows: np.ndarray) -> ItemTexts:
     return ItemTexts(**values, history=history, words=_length(length, path))
 
 
+def _as_text(value: object) -> str:
+    """A cell as text; a list, which JSON and Parquet can hold, as JSON."""
+    if isinstance(value, str):
+        return value
+    listed = value.tolist() if isinstance(value, np.ndarray) else value
+    return json.dumps(listed) if isinstance(listed, list) else str(value)
+
+
 def _history(text: str, path: Path, item: str) -> tuple[Message, ...]:
     if not text:
         return ()
     try:
-        return tuple(Message(m["role"], str(m["content"])) for m in json.loads(text))
+        return tuple(_message(one) for one in json.loads(text))
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
             f'{path}: the history of item {item[:60]!r} is no JSON list of {{"role", "content"}}; '
@@ -228,11 +271,21 @@ def _history(text: str, path: Path, item: str) -> tuple[Message, ...]:
         ) from error
 
 
+def _message(given: Mapping[str, object]) -> Message:
+    role = given["role"]
+    if role not in ("user", "assistant") or not isinstance(given["content"], str):
+        raise ValueError("no message")
+    return Message("user" if role == "user" else "assistant", given["content"])
+
+
 def _length(text: str, path: Path) -> float | None:
     try:
-        return float(text) if text else None
-    except ValueError as error:
-        raise DataError(f"{path}: length {text[:40]!r} is no number of words") from error
+        words = float(text) if text else None
+    except ValueError:
+        words = math.nan
+    if words is not None and not 0 < words < math.inf:
+        raise DataError(f"{path}: length {text[:40]!r} is no number of words")
+    return words
 
 
 def _judge_columns(table: pd.DataFrame) -> list[str]:

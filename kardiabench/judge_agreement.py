@@ -28,8 +28,8 @@ from kardiabench.agreement import (
 from kardiabench.stats import Floats
 
 RESAMPLES = 2000
-#: Replicates that are computed at a time, so that memory stays small.
-_CHUNK = 200
+#: Numbers that are resampled at a time, so that memory stays small.
+_CELLS = 2_000_000
 #: With fewer defined replicates than this share there is no interval.
 _MOST_DEFINED = 0.9
 _ALONE = "there is one rater only"
@@ -82,8 +82,9 @@ def report(rated: Rated, resamples: int = RESAMPLES, seed: int = 0) -> dict[str,
 
 def _replicates(rated: Rated, resamples: int, seed: int) -> Iterator[dict[tuple[str, str], Floats]]:
     random, n = np.random.default_rng(seed), len(rated.judge)
-    for start in range(0, resamples, _CHUNK):
-        items = random.integers(0, n, (min(_CHUNK, resamples - start), n))
+    chunk = max(1, _CELLS // max(1, rated.people.size))
+    for start in range(0, resamples, chunk):
+        items = random.integers(0, n, (min(chunk, resamples - start), n))
         yield _figures(rated.take(items))
 
 

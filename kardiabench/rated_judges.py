@@ -69,9 +69,12 @@ def from_file(ratings: Ratings, name: str | None, mark: str | None) -> JudgeScor
             "ask with --judge, or a run with --run"
         )
     chosen = name or next(iter(ratings.stored))
-    if chosen not in ratings.stored or (name is None and len(ratings.stored) > 1):
+    if name is None and len(ratings.stored) > 1:
         known = ", ".join(sorted(ratings.stored))
         raise ConfigError(f"the ratings hold scores of several judges; say --column with: {known}")
+    if chosen not in ratings.stored:
+        hint = did_you_mean(chosen, ratings.stored)
+        raise ConfigError(f"the ratings have no column judge:{chosen[:60]}; {hint}")
     return JudgeScores(
         chosen, mark, ratings.stored[chosen], _words(ratings.texts), _personas(ratings)
     )
@@ -139,8 +142,15 @@ def items_of(ratings: Ratings, bench: Bench, dataset: str | None) -> list[Item]:
         source = bench.registry.open_dataset(dataset)
         wanted = frozenset(ratings.items)
         turns = {turn.id: turn for turn in load(source).turns() if turn.id in wanted}
-    pairs = zip(ratings.items, ratings.texts, strict=True)
-    return [_item(name, texts, turns, dataset) for name, texts in pairs]
+    pairs = list(zip(ratings.items, ratings.texts, strict=True))
+    items = [_item(name, texts, turns, dataset) for name, texts in pairs]
+    for (name, texts), item in zip(pairs, items, strict=True):
+        if item.reply.spans.response != texts.response.strip():
+            raise DataError(
+                f"the response of item {name[:60]!r} holds tags (of spans or of thinking), so the "
+                "judge would read another text than people rated; take them out"
+            )
+    return items
 
 
 def check_dimensions(ratings: Ratings, judge: str, known: Mapping[str, Dimension]) -> None:
@@ -150,6 +160,13 @@ def check_dimensions(ratings: Ratings, judge: str, known: Mapping[str, Dimension
             raise DataError(
                 f"the ratings have a dimension {name[:60]!r} that judge {judge} does not score; "
                 f"{did_you_mean(name, known)}"
+            )
+        span = known[name].low, known[name].high
+        if span != ratings.scale:
+            low, high = ratings.scale
+            raise DataError(
+                f"the ratings are on {low:g} to {high:g} and judge {judge} scores {name} on "
+                f"{span[0]:g} to {span[1]:g}; use ratings on that scale, with --scale"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,13 +54,24 @@ def test_jsonl_and_parquet_read_as_csv_does(tmp_path):
         assert other.items == plain.items
 
 
+def test_a_history_may_be_a_list_in_json_and_a_truth_value_is_no_score(tmp_path):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    row = {"item": "t", "rater": "a", "dimension": "empathy", "score": 4, "history": talk}
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert [m.role for m in read_ratings(path, SCALE).texts[0].history] == ["user", "assistant"]
+    path.write_text(json.dumps(row | {"score": True}) + "\n")
+    with pytest.raises(DataError, match="score 'True' is no number"):
+        read_ratings(path, SCALE)
+
+
 def test_texts_and_stored_scores_come_with_the_items(tmp_path):
     header = (*HEADER, "response", "history", "persona", "length", "judge:a", "judge:b")
     history = '[{"role": "user", "content": "hi"}]'
     rows = [
         ("t1", "ann", "empathy", "4", "I am here.", history, "p1", "3", "2", ""),
         ("t1", "ben", "empathy", "5", "I am here.", history, "p1", "3", "2", ""),
-        ("t2", "ann", "empathy", "1", "", "", "", "", "", "1"),
+        ("t2", "ann", "empathy", "1", "", "", "p2", "", "", "1"),
     ]
     ratings = read_ratings(write(tmp_path / "r.csv", rows, header), SCALE)
     first, second = ratings.texts
@@ -103,6 +115,10 @@ def test_texts_and_stored_scores_come_with_the_items(tmp_path):
         ),
         ([(*ROWS[0], "hello")], (*HEADER, "history"), "the history of item 't1' is no JSON list"),
         ([(*ROWS[0], "[1]")], (*HEADER, "history"), "the history of item 't1' is no JSON list"),
+        ([(*ROWS[0], "0")], (*HEADER, "length"), "length '0' is no number of words"),
+        ([(*ROWS[0], "x")], HEADER, "row 1 (line 2): it has 5 cells and the header has 4"),
+        ([ROWS[0][:3]], HEADER, "row 1 (line 2): it has 3 cells and the header has 4"),
+        ([(*ROWS[0], "p1"), (*ROWS[2], "")], (*HEADER, "persona"), "persona for some items only"),
         ([(*ROWS[0], "long")], (*HEADER, "length"), "length 'long' is no number of words"),
     ],
 )

@@ -57,7 +57,13 @@ if TYPE_CHECKING:
         show_default=True,
         help="Bootstrap resamples of the items.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, opt.MOST),
+        default=0,
+        show_default=True,
+        help="Of the bootstrap and the folds.",
+    ),
     click.option(
         "--out",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -125,6 +131,14 @@ def calibrate(
         click.echo(f"calibration: {out}", err=True)
 
 
+#: Options without a meaning, by where the judge's scores come from.
+_UNUSED = {
+    "--run": ("--column", "--fingerprint", "--dataset"),
+    "--judge": ("--column", "--fingerprint"),
+    "a column": ("--dataset",),
+}
+
+
 def _scores(
     ratings: Ratings,
     cards: Path,
@@ -140,12 +154,17 @@ def _scores(
 ) -> JudgeScores:
     from kardiabench import rated_judges
 
+    source = "--run" if run is not None else "--judge" if spec is not None else "a column"
+    given = {"--column": column, "--fingerprint": mark, "--dataset": dataset}
+    for option in _UNUSED[source]:
+        if given[option] is not None:
+            raise ConfigError(
+                f"{option} means nothing where scores come from {source}; leave it out"
+            )
     if run is not None:
         return rated_judges.from_run(ratings, run, spec or "rubric")
     if spec is None:
         return rated_judges.from_file(ratings, column, mark)
-    if column is not None:
-        raise ConfigError("--judge asks a judge and --column reads its scores; give one of the two")
     from kardiabench.bench import open_bench
 
     bench = open_bench(plugins, quiet=quiet, **traffic)
