@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,7 +84,7 @@ def read_calibration(path: Path) -> dict[str, Any]:
             f"{path}: there is no such calibration; make one with: kardiabench judges calibrate "
             "--human FILE --out FILE"
         ) from error
-    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's are ValueErrors
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"{path} is no calibration that this version can use ({why}); make it again with: "
@@ -183,6 +184,9 @@ def _no_number(name: str) -> float:
 
 def _check_curve(name: str, curve: Mapping[str, Any]) -> None:
     x, y = curve["x"], curve["y"]
+    rest = (curve["low"], curve["high"], *curve["rectifier"].values())
+    if not all(type(number) in (int, float) and isfinite(number) for number in (*x, *y, *rest)):
+        raise ValueError(f"the curve of {name[:60]} holds what is no number")
     rises = all(a < b for a, b in pairwise(x))
     never_falls = all(a <= b for a, b in pairwise(y))
     whole = bool(x) and len(x) == len(y) and rises and never_falls

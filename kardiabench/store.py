@@ -187,7 +187,7 @@ def create(path: Path, manifest: Manifest) -> None:
 def discard(path: Path) -> None:
     """Remove the files of a run directory, and the directory if nothing else is in it."""
     cards = [f"{CARDS}/{file.name}" for file in (path / CARDS).glob("*.json")]
-    for name in (MANIFEST, REPLIES, VERDICTS, ANCHORS, SUMMARY, _LOCK, *cards):
+    for name in (MANIFEST, REPLIES, VERDICTS, ANCHORS, SUMMARY, CALIBRATION, _LOCK, *cards):
         (path / name).unlink(missing_ok=True)
     for folder in (path / CARDS, path):
         with suppress(OSError):  # something of the user's is in it

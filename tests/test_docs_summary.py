@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from kardiabench.calibration import make_calibration
 from kardiabench.cli import cli
+from kardiabench.curves import fit_curve
 from kardiabench.settings import RunSettings
-from kardiabench.store import MANIFEST_VERSION
+from kardiabench.store import MANIFEST_VERSION, read_manifest, write_json
 from kardiabench.summary import SCHEMA_VERSION
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "summary.md").read_text("utf-8")
@@ -76,12 +79,28 @@ def is_documented(path: str, value_keys: dict[str, str]) -> bool:
     )
 
 
+def call(*arguments: str) -> None:
+    done = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0
+
+
+def calibrate(run: Path, file: Path) -> None:
+    """Score a run again with a calibration of its judge `smoke`."""
+    smoke = read_manifest(run)["protocol"]["scorer"]["judges"]["smoke"]
+    grid = np.linspace(1.0, 5.0, 60)
+    curves = {
+        d["name"]: fit_curve(grid, grid, None, d["low"], d["high"]) for d in smoke["dimensions"]
+    }
+    write_json(file, make_calibration("smoke", smoke["fingerprint"], curves, {}, {}))
+    call("score", str(run), "--judge", "smoke", "--quiet", "--calibration", str(file))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> dict[str, list[object]]:
-    """The records of each file of both demo runs."""
+    """The records of each file of both demo runs, one of them with a calibration."""
     out = tmp_path_factory.mktemp("demo")
-    done = CliRunner().invoke(cli, ["demo", "--quiet", "--out", str(out)], catch_exceptions=False)
-    assert done.exit_code == 0
+    call("demo", "--quiet", "--out", str(out))
+    calibrate(out / "majority", tmp_path_factory.mktemp("calibration") / "calibration.json")
     found: dict[str, list[object]] = {name: [] for name in FILES}
     for name in FILES:
         for file in sorted(out.glob(f"*/{name}")):
@@ -114,6 +133,13 @@ def test_every_documented_key_is_written_unless_the_page_says_when(run, name):
         and not any(path.startswith((f"{key}.", f"{key}[")) for path in found)
     ]
     assert unwritten == []
+
+
+def test_a_calibrated_run_writes_every_documented_key_of_its_means(run):
+    found = written(run["summary.json"])
+    keys = [key for key in documented("summary.json") if "calibrated" in key]
+    assert len(keys) == 8
+    assert [key for key in keys if not any(pattern(key).fullmatch(path) for path in found)] == []
 
 
 def test_an_undocumented_key_would_be_found():
