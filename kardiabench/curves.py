@@ -59,6 +59,7 @@ def fit_curve(
             "kappa_raw": _number(weighted_kappa(x, y)),
             "kappa": _number(weighted_kappa(unseen, y)),
         },
+        **({"note": "judge gives one score only"} if np.ptp(x) == 0 else {}),
     }
 
 
@@ -73,10 +74,12 @@ def calibrated_estimate(
     """The mean that people would give, with its prediction-powered interval, as JSON.
 
     The mean of persona means of `calibrated` (shape (turns,), NaN where missing) plus the mean of
-    the rectifier, people less cross-fitted prediction on the rated items; the two are independent,
-    so their variances add; t with Welch-Satterthwaite degrees of freedom. Angelopoulos et al. 2023
-    (prediction-powered inference), Zrnic and Candes 2024 (cross-prediction). None where it is
-    undefined: no score at all; no interval for fewer than two personas.
+    the rectifier, people less cross-fitted prediction on the rated items; t with
+    Welch-Satterthwaite degrees of freedom. Angelopoulos et al. 2023 (prediction-powered
+    inference), Zrnic and Candes 2024 (cross-prediction). Their variances add, as if the two were
+    independent: where the rated items are of the same personas as the turns they are not, and the
+    interval is too narrow. None where it is undefined: no score at all; no interval for fewer than
+    two personas.
     """
     found = estimate(calibrated, personas)
     shift = float(rectifier["mean"])

@@ -89,6 +89,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path):
     people = np.clip(judge - 1 + random.normal(0, 0.4, 80), 1, 5)
     curve = fit_curve(judge, people, None, 1.0, 5.0)
     flat = fit_curve(np.full(80, 4.0), people, None, 1.0, 5.0)
+    assert (flat["note"], "note" in curve) == ("judge gives one score only", False)
     made = make_calibration("j", "f" * 16, {"d": curve, "e": flat}, {"g": "too few"}, {"raters": 3})
     write_json(tmp_path / "c.json", made)
     again = read_calibration(tmp_path / "c.json")
@@ -113,6 +114,7 @@ def test_a_calibration_that_is_not_there_says_how_one_is_made(tmp_path: Path):
         (b"\xff\xfe\x00", "can't decode byte"),
         (b"[]", "valid dictionary"),
         (b'{"model": "x", "complete": true}', "Field required"),
+        (b"[" * 200_000, "recursion"),
         (b'{"calibration_version": 1, "judge"', "Expecting"),
     ],
 )
@@ -132,6 +134,10 @@ def test_a_folder_is_no_calibration(tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
+        ('"x": [1.0, 5.0]', '"x": ["1", "5"]', "the curve of d holds what is no number"),
+        ('"x": [1.0, 5.0]', '"x": [false, true]', "the curve of d holds what is no number"),
+        ('"x": [1.0, 5.0]', '"x": [1.0, 1e999]', "the curve of d holds what is no number"),
+        ('"mean": 0.25', '"mean": -1e400', "the curve of d holds what is no number"),
         ('"x": [1.0, 5.0]', '"x": [1.0, Infinity]', "holds Infinity, which is no number"),
         ('"x": [1.0, 5.0]', '"x": [5.0, 5.0]', "the curve of d is none"),
         ('"x": [1.0, 5.0]', '"x": [1.0, 2.0, 5.0]', "the curve of d is none"),

@@ -19,14 +19,11 @@ import tenacity
 from kardiabench.contracts import Identity, ModelOptions
 from kardiabench.errors import ConfigError, PluginError, PreflightError, did_you_mean
 from kardiabench.models import api_errors
+from kardiabench.models.api_answers import read_answer
 from kardiabench.records import (
     ChatRequest,
     Completion,
     Message,
-    ReplyStatus,
-    TokenChances,
-    Usage,
-    clean_text,
 )
 from kardiabench.redaction import redact, refuse_secrets, refuse_url_secrets
 
@@ -34,7 +31,6 @@ _FIRST_WAIT = 0.5
 _LONGEST_BACKOFF = 60.0
 _LONGEST_WAIT = 120.0
 _PREFLIGHT_RETRIES = 2
-_MOST_TOKENS = 10**9
 #: Servers that constrain output to a schema whatever the model, so litellm's list does not matter.
 _SCHEMA_PROVIDERS = frozenset({"hosted_vllm"})
 #: Where Claude is served, and a cached beginning has to be marked.
@@ -277,7 +273,7 @@ class ApiModel:
         except TimeoutError as error:
             limit = self.options.timeout
             raise TimeoutError(f"no complete answer within {limit:g} s") from error
-        return _read(response, time.perf_counter() - started)
+        return read_answer(response, time.perf_counter() - started)
 
     def _parameters(self, request: ChatRequest) -> dict[str, Any]:
         route = self._routed()
@@ -431,73 +427,3 @@ def _response_format(schema: Mapping[str, object]) -> dict[str, object]:
         "type": "json_schema",
         "json_schema": {"name": "verdict", "schema": dict(schema), "strict": True},
     }
-
-
-def _read(response: Any, latency: float) -> Completion:
-    if not getattr(response, "choices", None):
-        raise api_errors.BadAnswerError("the server's answer holds no choices")
-    choice = response.choices[0]
-    message, finish = choice.message, choice.finish_reason
-    refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
-    status, detail = _status(finish, refusal)
-    return Completion(
-        text=clean_text(message.content or refusal or ""),
-        reasoning=clean_text(getattr(message, "reasoning_content", None) or ""),
-        finish_reason=finish,
-        status=status,
-        detail=detail,
-        usage=_usage(response),
-        latency=round(latency, 4),
-        chances=_chances(choice),
-    )
-
-
-def _chances(choice: Any) -> tuple[TokenChances, ...]:
-    """The tokens of the answer with their alternatives; empty where the server gave none."""
-    content = getattr(getattr(choice, "logprobs", None), "content", None) or ()
-    try:
-        return tuple(
-            TokenChances(
-                _spelling(one), tuple((_spelling(o), float(o.logprob)) for o in one.top_logprobs)
-            )
-            for one in content
-        )
-    except (AttributeError, TypeError, ValueError):  # a server's own form: as if it had none
-        return ()
-
-
-def _spelling(token: Any) -> str:
-    """The token's bytes as text: a piece of a character stays what it is, for joining."""
-    written = getattr(token, "bytes", None)
-    if written is None:
-        return str(token.token)
-    return bytes(written).decode("utf-8", "surrogateescape")
-
-
-def _status(finish: str | None, refusal: str | None) -> tuple[ReplyStatus, str]:
-    if finish == "content_filter":
-        return "refused", "content_filter"
-    if refusal:
-        return "refused", "refusal"
-    return ("truncated" if finish == "length" else "ok"), ""
-
-
-def _count(usage: Any, name: str) -> int:
-    """A number of tokens; 0 where the server gives none that can be one."""
-    value = getattr(usage, name, 0) or 0
-    return value if 0 <= value < _MOST_TOKENS else 0
-
-
-def _usage(response: Any) -> Usage:
-    usage = getattr(response, "usage", None)
-    answer = getattr(usage, "completion_tokens_details", None)
-    prompt = getattr(usage, "prompt_tokens_details", None)
-    cost = response._hidden_params.get("response_cost")
-    return Usage(
-        calls=1,
-        prompt_tokens=_count(usage, "prompt_tokens"),
-        completion_tokens=_count(usage, "completion_tokens"),
-        reasoning_tokens=_count(answer, "reasoning_tokens"),
-        cached_tokens=_count(prompt, "cached_tokens"),
-        cost=float(cost) if cost else None,
-    )
