@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kardiabench.calibration import make_calibration
 from kardiabench.curves import fit_curve
 from kardiabench.errors import KardiaBenchError
 from kardiabench.human_ratings import Ratings
 from kardiabench.judge_agreement import Rated, report
-from kardiabench.own_family import codes
 from kardiabench.rated_judges import JudgeScores
 from kardiabench.report import plain
-from kardiabench.stats import Codes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,9 +88,9 @@ def brief(calibration: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clusters(personas: Sequence[str]) -> Codes | None:
+def _clusters(personas: Sequence[str]) -> NDArray[np.str_] | None:
     """Personas as clusters where every item has one."""
-    return codes(personas) if all(personas) else None
+    return np.array(personas, dtype=str) if all(personas) else None
 
 
 def show_agreement(section: Mapping[str, Any], console: Console) -> None:

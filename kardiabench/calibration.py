@@ -9,9 +9,14 @@ from functools import cache
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NotRequired,  # pydantic wants this one before Python 3.12
+)
 
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict
 
 import kardiabench
 from kardiabench.curves import apply_curve, calibrated_estimate
@@ -31,6 +36,7 @@ class _Rectifier(TypedDict):
     standard_error: float
     df: int
     clusters: int
+    by_persona: NotRequired[dict[str, float]]
 
 
 class _Curve(TypedDict):
@@ -159,7 +165,13 @@ def calibrated_means(
         curves = (calibration or {})["dimensions"]
         means[judge] = {
             name: _counted(
-                calibrated_estimate(column, results.personas, curves[name]["rectifier"]), planned
+                calibrated_estimate(
+                    column,
+                    results.personas,
+                    curves[name]["rectifier"],
+                    names=results.persona_names,
+                ),
+                planned,
             )
             for name, column in scores.items()
         }
@@ -184,7 +196,9 @@ def _no_number(name: str) -> float:
 
 def _check_curve(name: str, curve: Mapping[str, Any]) -> None:
     x, y = curve["x"], curve["y"]
-    rest = (curve["low"], curve["high"], *curve["rectifier"].values())
+    rectifier = dict(curve["rectifier"])
+    by_persona = rectifier.pop("by_persona", {})
+    rest = (curve["low"], curve["high"], *rectifier.values(), *by_persona.values())
     if not all(type(number) in (int, float) and isfinite(number) for number in (*x, *y, *rest)):
         raise ValueError(f"the curve of {name[:60]} holds what is no number")
     rises = all(a < b for a, b in pairwise(x))
@@ -192,7 +206,6 @@ def _check_curve(name: str, curve: Mapping[str, Any]) -> None:
     whole = bool(x) and len(x) == len(y) and rises and never_falls
     if not whole or not curve["low"] <= y[0] <= y[-1] <= curve["high"]:
         raise ValueError(f"the curve of {name[:60]} is none")
-    rectifier = curve["rectifier"]
     if rectifier["df"] < 1 or rectifier["standard_error"] < 0:
         raise ValueError(f"the rectifier of {name[:60]} is none")
 

@@ -56,7 +56,7 @@ class Results:
     @cached_property
     def personas(self) -> Codes:
         """The persona of each turn, as a code from 0."""
-        names = {name: code for code, name in enumerate(sorted(self._persona_names()))}
+        names = {name: code for code, name in enumerate(self.persona_names)}
         codes = [names[turn.persona_id] for turn in self.turns.values()]
         return np.array(codes, dtype=np.int64)
 
@@ -68,8 +68,10 @@ class Results:
         """The composite of each turn, NaN where it is None."""
         return _floats(map(self._composite, self.turns.values()))
 
-    def _persona_names(self) -> set[str]:
-        return {turn.persona_id for turn in self.turns.values()}
+    @property
+    def persona_names(self) -> tuple[str, ...]:
+        """The persona that each code of `personas` stands for."""
+        return tuple(sorted({turn.persona_id for turn in self.turns.values()}))
 
     @staticmethod
     def _score(turn: TurnResult, judge: str, dimension: int) -> float | None:

@@ -132,6 +132,30 @@ def test_the_interval_holds_what_people_would_say_where_the_judges_own_does_not(
     assert raw_held / trials < 0.1
 
 
+@pytest.mark.parametrize("spread", [0.3, 0.6])
+def test_rated_personas_that_are_the_runs_own_do_not_make_the_interval_too_narrow(spread):
+    held = apart = 0
+    trials, names = 300, [f"p{code:02}" for code in range(32)]
+    for seed in range(trials):
+        random = np.random.default_rng(seed)
+        own = random.normal(0, spread, 32)
+        codes, turns = np.repeat(np.arange(32), 5), np.repeat(np.arange(32), 20)
+
+        def judged(codes, own=own, random=random):
+            truth = 3 + own[codes] + random.normal(0, 0.6, len(codes))
+            return truth, np.clip(truth + 0.5 + random.normal(0, 0.8, len(codes)), 1, 5)
+
+        (truth, judge), (_, scores) = judged(codes), judged(turns)
+        curve = fit_curve(judge, truth, np.array(names)[codes], 1.0, 5.0, seed=seed)
+        calibrated = apply_curve(curve, scores)
+        found = calibrated_estimate(calibrated, turns, curve["rectifier"], names=names)
+        held += found["low"] <= 3.0 <= found["high"]
+        blind = calibrated_estimate(calibrated, turns, curve["rectifier"])
+        apart += blind["low"] <= 3.0 <= blind["high"]
+    assert 0.91 <= held / trials <= 0.98
+    assert apart < held
+
+
 def test_what_cannot_be_estimated_is_null():
     rectifier = {"mean": 0.1, "standard_error": 0.1, "df": 9, "clusters": 10}
     nothing = calibrated_estimate(np.full(4, np.nan), np.arange(4), rectifier)
