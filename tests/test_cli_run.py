@@ -277,6 +277,7 @@ EXAMPLES: dict[str, Any] = {
     "dataset": "sample",
     "split": "all",
     "revision": None,
+    "calibration": None,
     "limit": 4,
     "limit-personas": 4,
     "emotions": ["sad", "lonely", "angry", "proud", "guilty"],
