@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +19,13 @@ from kardiabench.records import Dimension, Usage, Verdict
 from kardiabench.scoring import MissingPolicy, composite
 from kardiabench.stats import Codes, Floats
 from kardiabench.store import Manifest, StoredReply, iterate_replies, iterate_verdicts, reply_digest
+
+Scores = tuple[float | None, ...]
+
+#: A part of a verdict that is a repeat of the same question: the second sample is `2`, or `first 2`
+#: and `second 2` where each sample asks in two orders. Members of a panel are called by their model
+#: and the orders of a single sample by their place: those are no repeats.
+_SAMPLE = re.compile(r"(?:(?:first|second) )?([0-9]+)")
 
 
 @dataclass(slots=True)
@@ -37,11 +47,16 @@ class TurnResult:
 
 @dataclass(frozen=True, slots=True)
 class JudgeResult:
-    """One judge's verdict on one turn, without its evidence."""
+    """One judge's verdict on one turn, without its evidence.
+
+    `scores` are in the order of the judge's dimensions, and so are those of each of `parts`: the
+    repeated samples that the verdict is the mean of, where there were several; else it is empty.
+    """
 
     status: str
-    scores: tuple[float | None, ...]
+    scores: Scores
     usage: Usage
+    parts: tuple[Scores, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +76,22 @@ class Results:
         return np.array(codes, dtype=np.int64)
 
     def column(self, judge: str, dimension: int) -> Floats:
-        """The scores of one dimension, NaN where there is none."""
-        return _floats(self._score(turn, judge, dimension) for turn in self.turns.values())
+        """The scores of one dimension, NaN where there is none; read only."""
+        known = self._columns.get((judge, dimension))
+        if known is None:
+            scores = (self._score(turn, judge, dimension) for turn in self.turns.values())
+            known = self._columns[judge, dimension] = _floats(scores)
+        return known
 
+    @cached_property
     def composites(self) -> Floats:
-        """The composite of each turn, NaN where it is None."""
+        """The composite of each turn, NaN where it is None; read only."""
         return _floats(map(self._composite, self.turns.values()))
+
+    @cached_property
+    def _columns(self) -> dict[tuple[str, int], Floats]:
+        """The columns that were asked for: making one takes a while."""
+        return {}
 
     @property
     def persona_names(self) -> tuple[str, ...]:
@@ -88,17 +113,40 @@ class Results:
 
 def read_results(path: Path, manifest: Manifest) -> Results:
     """Read the logs of the run at `path`. The last reply to a turn counts, with its verdicts."""
+    with collector_at_rest():
+        return _read_results(path, manifest)
+
+
+def _read_results(path: Path, manifest: Manifest) -> Results:
     turns: dict[str, TurnResult] = {}
     for _, stored in iterate_replies(path):
         turns[stored.reply.turn_id] = _turn_result(stored)
     judges = judges_of(manifest)
+    names = {judge: [d.name for d in dimensions] for judge, dimensions in judges.items()}
     digests = {turn_id: turn.digest for turn_id, turn in turns.items()}
     for verdict in current_verdicts(path, manifest, digests):
-        result = _judge_result(verdict, judges[verdict.judge])
+        result = _judge_result(verdict, names[verdict.judge])
         turns[verdict.turn_id].verdicts[verdict.judge] = result
+    return results_of(turns, manifest)
+
+
+def results_of(turns: Mapping[str, TurnResult], manifest: Manifest) -> Results:
+    """The results that `turns`, in any order, are under the manifest's judges and weights."""
     scorer = manifest["protocol"]["scorer"]
     ordered = dict(sorted(turns.items(), key=lambda pair: turn_order(pair[0])))
-    return Results(ordered, judges, scorer["weights"], scorer["missing"])
+    return Results(ordered, judges_of(manifest), scorer["weights"], scorer["missing"])
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Read many small objects, none of them in a cycle, without looking for cycles among them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def current_verdicts(
@@ -156,10 +204,35 @@ def _turn_result(stored: StoredReply) -> TurnResult:
     )
 
 
-def _judge_result(verdict: Verdict, dimensions: Sequence[Dimension]) -> JudgeResult:
-    scores = tuple(verdict.scores.get(dimension.name) for dimension in dimensions)
-    return JudgeResult(verdict.status, scores, verdict.usage)
+def _judge_result(verdict: Verdict, names: Sequence[str]) -> JudgeResult:
+    get = verdict.scores.get
+    parts = _samples(verdict.parts, names) if verdict.parts else ()
+    return JudgeResult(verdict.status, tuple([get(name) for name in names]), verdict.usage, parts)
+
+
+def _samples(
+    parts: Mapping[str, Mapping[str, float | None]], names: Sequence[str]
+) -> tuple[Scores, ...]:
+    """The scores of each sample, the mean over its orders; empty unless all parts are samples."""
+    found: dict[int, list[Mapping[str, float | None]]] = {}
+    for part, scores in parts.items():
+        sample = _SAMPLE.fullmatch(part)
+        if sample is None:
+            return ()
+        found.setdefault(int(sample[1]), []).append(scores)
+    return tuple(
+        tuple(_mean([scores.get(name) for scores in orders]) for name in names)
+        for _, orders in sorted(found.items())
+    )
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    """None where one is missing: a sample that was asked in one order alone is half a sample."""
+    there = [score for score in scores if score is not None]
+    return sum(there) / len(there) if len(there) == len(scores) else None
 
 
 def _floats(values: Iterator[float | None]) -> Floats:
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+    array = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+    array.flags.writeable = False
+    return array

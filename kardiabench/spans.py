@@ -20,6 +20,10 @@ Dialect = Literal["pipe", "xml"]
 _NAMES = "|".join(SPAN_NAMES)
 _PIPE = re.compile(rf"<\|({_NAMES})_(begin|end)\|>")
 _XML = re.compile(rf"<(/?)({_NAMES})>")
+#: What nearly every reply is: four spans in order, and no other `<`.
+_USUAL = re.compile(
+    r"[^<]*".join(["", *(rf"<\|{n}_begin\|>([^<]*)<\|{n}_end\|>" for n in SPAN_NAMES), ""])
+)
 _THINK = re.compile(r"<(/?)think(?:ing)?>")
 
 
@@ -117,6 +121,14 @@ def strip_thinking(text: str) -> str:
 
 def parse_spans(text: str) -> Spans:
     """Read the four spans of `text`, thinking removed first. Linear in the length of `text`."""
+    usual = _USUAL.fullmatch(text)
+    if usual and all(values := [value.strip() for value in usual.groups()]):
+        return Spans(*values, dialect="pipe")
+    return parse_any(text)
+
+
+def parse_any(text: str) -> Spans:
+    """`parse_spans` without its short way for what most replies are."""
     answer = strip_thinking(text)
     pipe, xml = _pipe_tags(answer), _xml_tags(answer)
     begun_pipe, begun_xml = any(tag.begins for tag in pipe), any(tag.begins for tag in xml)

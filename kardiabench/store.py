@@ -243,9 +243,9 @@ def iterate_replies(path: Path) -> Iterator[ReplyAt]:
 
 def iterate_verdicts(path: Path, name: str = VERDICTS) -> Iterator[StoredVerdict]:
     """All stored verdicts in the order of writing, superseded ones too."""
-    adapter = _verdicts()
-    for offset, line in lines_of(path / name):
-        yield _parsed(adapter, line, path / name, offset)
+    adapter, file = _verdicts(), path / name
+    for offset, line in lines_of(file):
+        yield _parsed(adapter, line, file, offset)
 
 
 def reply_at(path: Path, offset: int) -> Reply:

@@ -31,14 +31,38 @@ def summarise(
 ) -> dict[str, Any]:
     """The summary of the run at `path`, with `calibration`, else with the one that it keeps."""
     results = read_results(path, manifest)
-    turns = list(results.turns.values())
-    planned: int = manifest["protocol"]["dataset"]["turns"]
-    if len(turns) > planned:
+    check_turns(results, manifest, path)
+    found = instruments(path, manifest, results.dimensions)
+    return summary_of(results, manifest, found, calibration or kept_calibration(path))
+
+
+def check_turns(results: Results, manifest: Manifest, path: Path) -> None:
+    """Raise `RunError` when there are more turns than the manifest's dataset has."""
+    planned, held = planned_turns(manifest), len(results.turns)
+    if held > planned:
         raise RunError(
-            f"{path} holds replies to {len(turns)} turns, and its dataset has {planned}: "
+            f"{path} holds replies to {held} turns, and its dataset has {planned}: "
             "its logs were edited; restore them, or start a new run"
         )
-    calibration = calibration or kept_calibration(path)
+
+
+def planned_turns(manifest: Manifest) -> int:
+    """The turns of the manifest's dialogues."""
+    planned: int = manifest["protocol"]["dataset"]["turns"]
+    return planned
+
+
+def summary_of(
+    results: Results,
+    manifest: Manifest,
+    found: Mapping[str, Mapping[str, Any]],
+    calibration: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The summary of `results`: the same for a run and for a bundle of it.
+
+    `found` has the `card` and the `drift` of every judge, as `drift.instruments` finds them.
+    """
+    turns, planned = list(results.turns.values()), planned_turns(manifest)
     calibrated = calibrated_means(results, calibration, manifest, planned)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -52,9 +76,9 @@ def summarise(
         "format": _format(turns, planned),
         "judges": {
             judge: _judge(results, judge, planned)
-            | instrument
+            | dict(instrument)
             | ({"calibrated": calibrated[judge]} if judge in calibrated else {})
-            for judge, instrument in instruments(path, manifest, results.dimensions).items()
+            for judge, instrument in found.items()
         },
         "composite": _composite(results, planned),
         "usage": _usage(results),
@@ -135,7 +159,7 @@ def _flags(results: Results, judge: str) -> dict[str, Any]:
 
 def _composite(results: Results, planned: int) -> dict[str, Any]:
     absent = [judge for judge in results.weights if judge not in results.dimensions]
-    value = estimate(results.composites(), results.personas)
+    value = estimate(results.composites, results.personas)
     return estimate_json(value, planned) | {
         "weights": dict(results.weights),
         "missing_policy": results.missing,

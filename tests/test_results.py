@@ -33,7 +33,7 @@ def test_columns_have_a_nan_where_there_is_no_score(tmp_path):
     results = results_of(tmp_path, [judge], lines, weights={"stub": 1.0})
     np.testing.assert_array_equal(results.column("stub", 0), [0.5, math.nan, math.nan])
     np.testing.assert_array_equal(results.column("stub", 1), [math.nan] * 3)
-    np.testing.assert_array_equal(results.composites(), [math.nan] * 3)
+    np.testing.assert_array_equal(results.composites, [math.nan] * 3)
 
 
 def test_a_zero_is_a_score_and_not_a_gap(tmp_path):
@@ -41,7 +41,7 @@ def test_a_zero_is_a_score_and_not_a_gap(tmp_path):
     item = make_item()
     lines = [line(item, judge.verdict(item))]
     results = results_of(tmp_path, [judge], lines, weights={"stub": 1.0})
-    assert results.composites().tolist() == [0.0]
+    assert results.composites.tolist() == [0.0]
 
 
 def test_the_policy_of_the_manifest_decides_the_composite(tmp_path):
@@ -49,7 +49,7 @@ def test_the_policy_of_the_manifest_decides_the_composite(tmp_path):
     item = make_item()
     lines = [line(item, judge.verdict(item))]
     results = results_of(tmp_path, [judge], lines, weights={"stub": 1.0}, missing="zero")
-    assert results.composites().tolist() == [0.5]
+    assert results.composites.tolist() == [0.5]
 
 
 def test_turns_are_in_the_order_of_dialogues_and_then_of_numbers(tmp_path):
@@ -98,7 +98,7 @@ def test_a_verdict_on_a_turn_that_has_no_reply_is_left_out(tmp_path):
 
 def test_a_run_without_a_reply_has_empty_columns(tmp_path):
     results = results_of(tmp_path, [StubJudge()], [], weights={"stub": 1.0})
-    assert results.column("stub", 0).shape == results.composites().shape == (0,)
+    assert results.column("stub", 0).shape == results.composites.shape == (0,)
     assert results.personas.dtype == np.int64
 
 

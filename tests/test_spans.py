@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kardiabench.spans import SPAN_NAMES, parse_spans, render_spans, strip_thinking
+from kardiabench.spans import SPAN_NAMES, parse_any, parse_spans, render_spans, strip_thinking
 
 PIECES = [
     *(f"<|{name}_{side}|>" for name in SPAN_NAMES for side in ("begin", "end")),
@@ -46,6 +46,18 @@ def test_any_text_is_read_without_an_error(text):
     assert spans.complete == (not spans.problems)
     if spans.complete:
         assert all(values_of(spans))
+
+
+@given(soup)
+def test_the_short_way_reads_what_the_long_way_reads(text):
+    assert parse_spans(text) == parse_any(text)
+
+
+@given(st.lists(st.text(alphabet="ab \n\x1c\u2003>|", max_size=4), min_size=9, max_size=9))
+def test_the_short_way_reads_the_same_between_and_within_spans(texts):
+    tags = [f"<|{name}_{side}|>" for name in SPAN_NAMES for side in ("begin", "end")]
+    text = "".join(a + b for a, b in zip(texts, [*tags, ""], strict=True))
+    assert parse_spans(text) == parse_any(text)
 
 
 @given(soup)

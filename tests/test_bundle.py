@@ -1,0 +1,272 @@
+"""Bundles: what goes in comes out with the same figures, and nothing else goes in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from bundle_run import HOME, MARK, SAID, SECRET, a_bundle, a_manifest, a_run, members
+
+from kardiabench.bundle import read_bundle
+from kardiabench.bundle_archive import TEXTS, TURNS, write_archive
+from kardiabench.bundle_packing import NEVER, REPLIES, bundle_name, pack_run
+from kardiabench.bundle_redaction import is_open, public_manifest, run_id
+from kardiabench.errors import ConfigError, RunError
+from kardiabench.results import read_results
+from kardiabench.sources import open_sample
+from kardiabench.spans import parse_spans
+from kardiabench.store import ANCHORS, CALIBRATION, read_manifest
+from kardiabench.store import REPLIES as REPLY_LOG
+from kardiabench.summary import summarise
+from kardiabench.texts import iterate_texts
+
+OPEN = {"dataset": dict(open_sample("sample", None, None).identity)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_run(tmp_path_factory.mktemp("bundle") / "run")
+
+
+# --- the same figures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("include_replies", [True, False])
+def test_a_bundle_has_the_figures_of_its_run(run: Path, tmp_path: Path, include_replies: bool):
+    packed = pack_run(run, tmp_path, include_replies=include_replies)
+    bundle, manifest = read_bundle(packed.path), read_manifest(run)
+    own = summarise(run, manifest)
+    assert own["judges"]["rubric"]["drift"]["compared"]
+    assert own["judges"]["rubric"]["calibrated"]["warm"]["scored"] > 0
+    assert own["turns"]["errors_by_kind"] == {f"{SECRET} without a kind": 1, "timeout": 1}
+    own["turns"]["errors_by_kind"] = {"other": 1, "timeout": 1}
+    own["model"], own["dataset"]["name"] = "replay/replies.jsonl", "test.jsonl"
+    del own["judges"]["rubric"]["card"]["sha256"]  # a key of the card stayed behind
+    for summary in (bundle.summary, bundle.summarise()):
+        del summary["judges"]["rubric"]["card"]["sha256"]
+        assert summary == own
+    assert bundle.summary["judges"]["rubric"]["card"]["findings"] == ["warm: no spread"]
+
+
+def test_rows_come_back_as_they_were_with_their_samples(run: Path, tmp_path: Path):
+    results = read_results(run, read_manifest(run))
+    read = read_bundle(pack_run(run, tmp_path).path).results
+    assert list(read.turns) == list(results.turns)
+    results.turns["d4/0"].error_kind = "other"
+    assert dict(read.turns) == dict(results.turns)
+    assert read.turns["d0/1"].verdicts["rubric"].parts == ((2.0, 5.0), (2.0, None))
+    assert (read.dimensions, read.weights, read.missing) == (
+        results.dimensions,
+        results.weights,
+        results.missing,
+    )
+
+
+def test_notes_tell_how_a_reply_ended_and_how_long_its_spans_are(run: Path, tmp_path: Path):
+    notes = read_bundle(pack_run(run, tmp_path).path).notes
+    assert notes["d0/1"] == (
+        None,
+        {"understanding": 3, "reasoning": 4, "emotion": 1, "response": 2},
+    )
+    assert notes["d1/1"] == ("stop", dict.fromkeys(notes["d0/1"].words))
+    assert notes["d2/1"].finish_reason == "other"  # the server's words were none to publish
+
+
+def test_equal_runs_give_equal_bytes(run: Path, tmp_path: Path):
+    first = pack_run(run, tmp_path / "a.kardia.zip").path.read_bytes()
+    shutil.copytree(run, tmp_path / "elsewhere")
+    lines = (tmp_path / "elsewhere" / REPLY_LOG).read_bytes().splitlines(keepends=True)
+    (tmp_path / "elsewhere" / REPLY_LOG).write_bytes(b"".join(reversed(lines)))
+    (tmp_path / "elsewhere" / "summary.json").write_text("{}")  # stale: it is computed anew
+    assert pack_run(tmp_path / "elsewhere", tmp_path / "b.kardia.zip").path.read_bytes() == first
+
+
+def test_the_run_has_one_id_wherever_it_is_read(run: Path, tmp_path: Path):
+    manifest = read_manifest(run)
+    bundle = read_bundle(pack_run(run, tmp_path).path)
+    assert bundle.run_id == run_id(manifest) == run_id(bundle.manifest)
+    assert len(bundle.run_id) == 16
+    others = [
+        {**manifest, "created": "2026-01-02T03:04:06+00:00"},
+        {**manifest, "model": {**manifest["model"], "identity": {"seed": 2}}},
+        {**manifest, "protocol_id": "0" * 16},
+    ]
+    assert len({run_id(one) for one in (manifest, *others)}) == 4
+    assert run_id({**manifest, "environment": {}, "kardiabench": "9"}) == run_id(manifest)
+
+
+def test_an_incomplete_run_is_packed_and_its_coverage_shows_it(tmp_path: Path):
+    packed = pack_run(a_run(tmp_path / "run", turns=5, planned=20), tmp_path)
+    assert not packed.complete
+    assert packed.bundle.summary["turns"] == packed.bundle.summary["turns"] | {
+        "planned": 20,
+        "answered": 5,
+    }
+    assert packed.bundle.summary["composite"]["total"] == 20
+
+
+def test_a_run_without_a_reply_is_packed(tmp_path: Path):
+    packed = pack_run(a_run(tmp_path / "run", turns=0, planned=4), tmp_path)
+    assert packed.bundle.summary["composite"]["mean"] is None
+    assert list(iterate_texts(packed.path)) == []
+
+
+# --- what stays at home ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("OPENAI_API_KEY", f"plain-words-{SECRET}")
+    return f"plain-words-{SECRET}"
+
+
+def test_no_text_path_address_or_key_is_in_the_bytes_of_a_bundle(tmp_path: Path, key: str):
+    bundle = a_bundle(tmp_path)
+    for name, content in members(bundle).items():
+        for marker in (SECRET, SAID, key, str(tmp_path), HOME, "example", "my prompt"):
+            assert marker.encode() not in content, f"{marker} is in {name}"
+    assert "my_judge.py" in members(bundle)["manifest.json"].decode()
+
+
+def test_with_replies_the_model_and_the_judges_are_quoted_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "is quoted")  # it is in the judge's evidence
+    content = members(a_bundle(tmp_path, include_replies=True))
+    assert SAID.encode() in content[TEXTS]
+    assert b"[redacted]" in content[TEXTS]
+    for name, inside in content.items():
+        for marker in (SECRET, str(tmp_path), HOME, "is quoted"):
+            assert marker.encode() not in inside, f"{marker} is in {name}"
+        assert name == TEXTS or SAID.encode() not in inside
+
+
+def test_a_bundle_says_what_it_lacks(run: Path, tmp_path: Path):
+    bare = read_bundle(pack_run(run, tmp_path / "a.kardia.zip").path)
+    full = read_bundle(pack_run(run, tmp_path / "b.kardia.zip", include_replies=True).path)
+    assert (bare.has_texts, full.has_texts) == (False, True)
+    assert {NEVER, REPLIES} <= set(bare.left_out)
+    assert NEVER in full.left_out
+    assert REPLIES not in full.left_out
+
+
+def test_replies_to_the_sample_go_out_and_those_to_what_is_called_so_do_not(tmp_path: Path):
+    mine = a_run(tmp_path / "mine", dataset=OPEN["dataset"])
+    theirs = a_run(tmp_path / "theirs", dataset={"name": "./sample", "sha256": "0" * 64})
+    assert pack_run(mine, tmp_path / "a.kardia.zip").bundle.has_texts
+    assert not pack_run(mine, tmp_path / "b.kardia.zip", include_replies=False).bundle.has_texts
+    assert not pack_run(theirs, tmp_path / "c.kardia.zip").bundle.has_texts
+    assert is_open(read_manifest(mine))
+    assert not is_open(read_bundle(tmp_path / "c.kardia.zip").manifest)
+
+
+def test_of_a_calibration_and_the_anchors_only_figures_are_packed(run: Path, tmp_path: Path):
+    content = members(pack_run(run, tmp_path).path)
+    calibration = json.loads(content[CALIBRATION])
+    assert calibration["dimensions"]["warm"]["rectifier"]["by_persona"] == {"p0": 0.1, "p1": 0.2}
+    anchors = [json.loads(line)["verdict"] for line in content[ANCHORS].splitlines()]
+    assert len(anchors) == 144
+    assert all(not one["evidence"] and one["fingerprint"] == MARK for one in anchors)
+    card = json.loads(content["cards/rubric.json"])
+    assert "later" not in card
+    assert card["check"]["findings"] == ["warm: no spread"]
+
+
+def test_stale_rows_and_judges_stay_behind(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    (run / "cards" / "other.json").write_text(json.dumps({"card_version": 1}))
+    assert "cards/other.json" not in members(pack_run(run, tmp_path).path)
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+def test_texts_are_the_same_from_the_run_and_from_its_bundle(run: Path, tmp_path: Path):
+    path = pack_run(run, tmp_path, include_replies=True).path
+    own, packed = list(iterate_texts(run)), list(iterate_texts(path))
+    assert [text.turn_id for text in own] == list(read_bundle(path).results.turns)
+    assert [(t.turn_id, t.spans, t.raw) for t in own] == [
+        (t.turn_id, t.spans, t.raw) for t in packed
+    ]
+    assert list(iterate_texts(read_bundle(path))) == packed
+    by_id = {text.turn_id: text for text in packed}
+    assert by_id["d1/1"].raw == f"no spans, {SAID}"
+    assert by_id["d0/0"].raw is None
+    assert by_id["d0/0"].evidence["rubric"] == {"warm": f"{SAID} is quoted"}
+    assert by_id["d2/0"].evidence.keys() == {"emotion"}  # what a server said is nobody's quote
+    assert parse_spans(by_id["d1/1"].raw).problems
+
+
+def test_a_bundle_without_replies_has_no_texts(run: Path, tmp_path: Path):
+    assert list(iterate_texts(pack_run(run, tmp_path).path)) == []
+
+
+# --- where it goes --------------------------------------------------------------------------------
+
+
+def test_the_name_says_model_data_and_run(run: Path, tmp_path: Path):
+    manifest = read_manifest(run)
+    expected = f"replay-replies-jsonl-test-jsonl-{run_id(manifest)[:8]}.kardia.zip"
+    assert bundle_name(manifest) == expected
+    assert pack_run(run, tmp_path / "new" / "folder").path == tmp_path / "new" / "folder" / expected
+
+
+def test_no_name_leads_out_of_the_folder():
+    name = bundle_name(
+        a_manifest(1, model={"name": "../../etc/x", "identity": {}}, dataset={"name": "../.."})
+    )
+    assert "/" not in name.removesuffix(".kardia.zip")
+    assert ".." not in name
+
+
+def test_a_bundle_that_is_there_is_not_replaced_unasked(run: Path, tmp_path: Path):
+    out = pack_run(run, tmp_path / "a.kardia.zip").path
+    with pytest.raises(ConfigError, match="--force"):
+        pack_run(run, out)
+    assert pack_run(run, out, force=True).path == out
+    assert [file.name for file in tmp_path.iterdir()] == [out.name]  # nothing half made is left
+    with pytest.raises(ConfigError, match=r"ends with \.kardia\.zip"):
+        pack_run(run, tmp_path / "a.zip")
+
+
+def test_what_is_no_run_or_was_edited_is_not_packed(tmp_path: Path):
+    with pytest.raises(RunError, match="is not a run directory"):
+        pack_run(tmp_path, tmp_path)
+    run = a_run(tmp_path / "run", turns=4, planned=3)
+    with pytest.raises(RunError, match="replies to 4 turns, and its dataset has 3"):
+        pack_run(run, tmp_path)
+    assert list(tmp_path.glob("*.zip")) == []
+
+
+def test_a_run_whose_rules_were_overruled_is_not_packed(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    log = run / "verdicts.jsonl"
+    log.write_text(log.read_text().replace('"scores":{"emotion":0.0}', '"scores":{"emotion":1.0}'))
+    with pytest.raises(RunError, match=r"was not packed: turns\.d\d/\d\.verdicts\.emotion"):
+        pack_run(run, tmp_path)
+    assert list(tmp_path.glob("*.zip")) == []
+
+
+def test_a_public_manifest_is_its_own_public_manifest():
+    public = public_manifest(a_manifest(3))
+    assert public_manifest(public) == public
+    assert SECRET not in json.dumps(public)
+    assert public["protocol"] == a_manifest(3)["protocol"]
+    assert public["config"]["judges"] == ["rubric:model=openai/judge"]
+    assert public["config"]["model_args"] == {
+        "top_p": 0.5,
+        "user": "[left out]",
+        "extra_body": {"top_k": 3, "tag": "[left out]"},
+    }
+    assert public["environment"]["plugins"] == {
+        "judges.mine": "my_judge.py",
+        "models.x": "their-package 1.2",
+    }
+
+
+def test_writing_is_the_same_whatever_the_order(tmp_path: Path):
+    write_archive(tmp_path / "a", {TURNS: b"x", "b": b"y"})
+    write_archive(tmp_path / "b", {"b": b"y", TURNS: b"x"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
