@@ -253,14 +253,19 @@ def _import_file(path: str) -> ModuleType:
 
 def _check_own_packages() -> None:
     """Other distributions have packages of our names, and pip overwrites silently."""
+    for name in ("judges", "leaderboard"):
+        _check_own_package(name)
+
+
+def _check_own_package(name: str) -> None:
     try:
-        judges = importlib.import_module("judges")
-        trouble = None if getattr(judges, "KARDIABENCH_PACKAGE", False) else "is another's"
-        where = getattr(judges, "__file__", None) or next(iter(judges.__path__), "?")
+        package = importlib.import_module(name)
+        trouble = None if getattr(package, "KARDIABENCH_PACKAGE", False) else "is another's"
+        where = getattr(package, "__file__", None) or next(iter(package.__path__), "?")
     except FAULTS as error:
         where, trouble = "an unknown place", f"cannot be imported ({reason(error)})"
     if trouble:
         raise PluginError(
-            f"the package 'judges' at {where} {trouble}, not kardiabench's: "
+            f"the package {name!r} at {where} {trouble}, not kardiabench's: "
             "install kardiabench into a virtual environment of its own"
         )

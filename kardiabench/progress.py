@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -130,3 +130,27 @@ def bar() -> RichProgress:
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
     )
+
+
+@contextmanager
+def steps(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show on standard error how many of `total` steps are done; call what is yielded after each.
+
+    Without a terminal a line comes at most every ten seconds.
+    """
+    if can_redraw():
+        with bar() as shown:
+            task = shown.add_task(what, total=total, note="")
+            yield lambda: shown.advance(task)
+        return
+    count, last = 0, time.monotonic()
+
+    def done() -> None:
+        nonlocal count, last
+        count += 1
+        if time.monotonic() - last >= INTERVAL:
+            last = time.monotonic()
+            sys.stderr.write(f"{count}/{total} {what}\n")
+            sys.stderr.flush()
+
+    yield done

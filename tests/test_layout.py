@@ -19,6 +19,7 @@ FLOOR = frozenset(
 )
 HEAVY = frozenset(
     [
+        "altair",
         "datasets",
         "jinja2",
         "litellm",
@@ -45,7 +46,7 @@ def modules() -> dict[str, Path]:
     """Every module of ours by its dotted name."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for package in ("kardiabench", "judges")
+        for package in ("kardiabench", "judges", "leaderboard")
         for path in sorted((ROOT / package).rglob("*.py"))
     }
 
@@ -116,7 +117,13 @@ def test_middle_knows_nothing_of_what_drives_a_run(module):
 
 def test_nobody_imports_the_command_line():
     importers = {name for name in modules() if ours(name) & set(in_layer("kardiabench.cli"))}
-    assert importers <= {*in_layer("kardiabench.cli"), "kardiabench.__main__"}
+    starters = {"kardiabench.__main__", "leaderboard.__main__"}
+    assert importers <= {*in_layer("kardiabench.cli"), *starters}
+
+
+def test_only_the_command_line_knows_of_the_leaderboard():
+    importers = {name for name in modules() if ours(name) & set(in_layer("leaderboard"))}
+    assert importers <= {*in_layer("leaderboard"), *in_layer("kardiabench.cli")}
 
 
 def test_nobody_imports_judges_but_through_plugins():
@@ -202,6 +209,7 @@ def call(*arguments: str) -> str:
         "import judges, judges.format, judges.emotion, judges.smoke",
         call("--help"),
         call("run", "--help"),
+        call("leaderboard", "build", "--help"),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_used(code):
@@ -221,5 +229,7 @@ def test_looking_at_judges_needs_no_client_of_models_and_no_data_frame(arguments
 
 def test_every_package_is_marked_as_ours_where_others_have_its_name():
     import judges
+    import leaderboard
 
     assert judges.KARDIABENCH_PACKAGE is True
+    assert leaderboard.KARDIABENCH_PACKAGE is True

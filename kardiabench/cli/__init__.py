@@ -17,7 +17,17 @@ from typing import NoReturn
 import click
 
 from kardiabench import __version__
-from kardiabench.cli import attacking, calibrating, checking, comparing, looking, options, running
+from kardiabench.cli import (
+    attacking,
+    calibrating,
+    checking,
+    comparing,
+    looking,
+    options,
+    publishing,
+    running,
+    submitting,
+)
 from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
 from kardiabench.redaction import without_keys
 from kardiabench.report import plain
@@ -34,19 +44,29 @@ def cli() -> None:
     """
 
 
-for command in (*running.COMMANDS, *comparing.COMMANDS, *looking.COMMANDS):
+for command in (
+    *running.COMMANDS,
+    *comparing.COMMANDS,
+    *looking.COMMANDS,
+    *publishing.COMMANDS,
+    *submitting.COMMANDS,
+):
     cli.add_command(command)
 looking.judges.add_command(checking.check)
 looking.judges.add_command(attacking.attack)
 looking.judges.add_command(calibrating.calibrate)
 
 
-def main() -> NoReturn:
-    """Run the command line; every expected failure is one sentence on standard error."""
+def main(*prefix: str) -> NoReturn:
+    """Run the command line; every expected failure is one sentence on standard error.
+
+    `prefix` stands before the arguments of the process.
+    """
     _prepare_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
-        code = cli.main(standalone_mode=False)
+        name = "kardiabench" if prefix else None
+        code = cli.main([*prefix, *sys.argv[1:]], prog_name=name, standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = _say("interrupted; the same command again goes on from there", EXIT_INTERRUPT)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,0 +1,54 @@
+"""The command that repeats a run, from the settings that its manifest keeps."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from kardiabench.settings import RunSettings
+from kardiabench.store import Manifest
+
+#: Options of `kardiabench run` that are not called like their setting.
+_NAMES = {"judges": "judge", "model_args": "model-arg", "weights": "weight", "plugins": "plugin"}
+#: Not part of what a run measures.
+_MANNERS = frozenset({"concurrency", "timeout", "retries", "cache", "model"})
+
+
+def command_of(manifest: Manifest) -> str:
+    """`kardiabench run …` with every option that is not the default, quoted for a shell."""
+    config = manifest["config"]
+    parts = ["kardiabench", "run", "--model", str(manifest["model"]["name"])]
+    for name, value in config.items():
+        if name not in _MANNERS and name in _DEFAULTS and value != _DEFAULTS[name]:
+            parts += _option(name, value)
+    return shlex.join(parts)
+
+
+def _option(name: str, value: Any) -> Iterator[str]:
+    option = "--" + _NAMES.get(name, name).replace("_", "-")
+    if value is True:
+        yield option
+    elif value is None:
+        return
+    elif name == "on_missing":
+        yield from (option, str(value).replace("_", "-"))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (option, f"{key}={inner}")
+    elif name == "emotions":
+        yield from (option, ",".join(map(str, value)))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from (option, str(inner))
+    else:
+        yield from (option, str(value))
+
+
+def _default(setting: Any) -> Any:
+    made = setting.default if setting.default is not MISSING else setting.default_factory()
+    return list(made) if isinstance(made, tuple) else made
+
+
+_DEFAULTS = {setting.name: _default(setting) for setting in fields(RunSettings)[1:]}

@@ -1,0 +1,60 @@
+"""Data files of the site. They are scripts: pages opened from a disk may not fetch anything else.
+
+Each holds `kardiabench.put(KEY, VALUE);`, both JSON, so no text in it can become code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kardiabench.records import clean_text
+
+#: Bytes that a data file holds at most; `PACKED` is what files are filled to.
+LIMIT, PACKED = 2_000_000, 800_000
+
+
+def write_script(folder: Path, key: str, value: object) -> Path:
+    """Write `data/KEY.js` below `folder`. Raises `ValueError` for a number that is not finite."""
+    path = folder / "data" / f"{key}.js"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(script(key, value))
+    return path
+
+
+def script(key: str, value: object) -> bytes:
+    """The content of a data file."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"kardiabench.put({json.dumps(key)},{_harmless(clean_text(text))});\n".encode()
+
+
+def numbers(values: Iterable[float] | np.ndarray[Any, Any], digits: int = 4) -> list[float | None]:
+    """`values` for JSON: rounded, whole numbers without a point, NaN as None."""
+    array = np.asarray(values, dtype=np.float64).round(digits)
+    listed: list[float | None] = array.tolist()
+    whole = np.isfinite(array) & (array == np.trunc(array))
+    for place in np.flatnonzero(whole):
+        listed[place] = int(array[place])
+    for place in np.flatnonzero(~np.isfinite(array)):
+        listed[place] = None
+    return listed
+
+
+def packed(sizes: Sequence[int], limit: int = PACKED) -> list[int]:
+    """Which file each of some things goes to, in order, none but single things over `limit`."""
+    places, filled, file = [], 0, 0
+    for size in sizes:
+        if filled and filled + size > limit:
+            file, filled = file + 1, 0
+        places.append(file)
+        filled += size
+    return places
+
+
+def _harmless(text: str) -> str:
+    """JSON that stays a script's text wherever a script may stand."""
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,123 @@
+"""Builds the site: read what there is, compare it, write the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kardiabench
+from kardiabench.errors import ConfigError, RunError
+from leaderboard import kept
+from leaderboard.boards import board_view, grouped
+from leaderboard.cards import cards_of
+from leaderboard.data_files import write_data
+from leaderboard.feed import newest
+from leaderboard.inputs import find
+from leaderboard.pages import write_pages
+from leaderboard.processing import Broken, Processed, Ready, process
+from leaderboard.table import MIN_COVERAGE, Table, table_of
+from leaderboard.texts import shows_text
+from leaderboard.views import BoardView, Problem, SiteView
+from leaderboard.workplace import check_target, workplace
+
+#: Shows progress: given what is counted and how many there are, what to call after each.
+Watching = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+def unwatched(_what: str, _total: int) -> AbstractContextManager[Callable[[], None]]:
+    """Shows nothing."""
+    return nullcontext(lambda: None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a site is built. `text_from` are datasets whose text it shows (with `include_text`)."""
+
+    title: str = "KardiaBench leaderboard"
+    url: str | None = None
+    include_text: bool = False
+    text_from: Sequence[str] = ()
+    strict: bool = False
+    min_coverage: float = MIN_COVERAGE
+    cache: Path = field(default_factory=kept.default_folder)
+    workers: int | None = None
+
+
+def build_site(
+    paths: Sequence[Path],
+    out: Path,
+    plan: Plan | None = None,
+    watching: Watching = unwatched,
+) -> SiteView:
+    """Build the site of the runs and bundles at or below `paths` in the folder `out`.
+
+    `watching` shows how the reading goes. Raises a `KardiaBenchError` when nothing can be shown
+    or, with `plan.strict`, when something has to be left out.
+    """
+    plan = plan or Plan()
+    check_target(out)
+    inputs = find(paths)
+    with watching("runs read", len(inputs)) as done:
+        processed = process(
+            inputs, plan.cache, include_text=plan.include_text, done=done, workers=plan.workers
+        )
+    chosen, problems = sorted_out(processed)
+    _check(chosen, problems, strict=plan.strict)
+    groups = grouped([one.extract for one in chosen])
+    tables = [table_of(group, plan.min_coverage) for group in groups]
+    site = _site(tables, problems, plan)
+    with workplace(out) as folder:
+        for one in chosen:
+            kept.publish(one.folder, folder)
+        write_data(folder, tables, site, plan.text_from)
+        write_pages(folder, site)
+    kept.tidy(plan.cache, [one.folder for one in chosen])
+    return site
+
+
+def sorted_out(processed: Sequence[Processed]) -> tuple[list[Ready], list[Problem]]:
+    """The inputs that are shown, and what is wrong with the others: broken, or there already."""
+    chosen: dict[str, Ready] = {}
+    problems = []
+    for one in processed:
+        if isinstance(one, Broken):
+            problems.append(Problem(one.path.name, one.why))
+        elif one.extract.id in chosen:
+            first = chosen[one.extract.id].path
+            why = f"it is the same run as {first.name}, which is shown"
+            problems.append(Problem(one.path.name, why))
+        else:
+            chosen[one.extract.id] = one
+    return list(chosen.values()), problems
+
+
+def _check(chosen: Sequence[Ready], problems: Sequence[Problem], *, strict: bool) -> None:
+    if problems and (strict or not chosen):
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RunError(f"{first.name} cannot be shown{more}: {first.why}")
+    if not chosen:
+        raise ConfigError("there is no run to show; make one with: kardiabench run")
+
+
+def _site(tables: Sequence[Table], problems: Sequence[Problem], plan: Plan) -> SiteView:
+    boards = [_board(table, place, plan) for place, table in enumerate(tables)]
+    return SiteView(
+        title=plan.title,
+        url=plan.url,
+        version=kardiabench.__version__,
+        updated=newest(boards),
+        boards=boards,
+        cards=cards_of([extract for table in tables for extract in table.extracts]),
+        problems=problems,
+    )
+
+
+def _board(table: Table, place: int, plan: Plan) -> BoardView:
+    protocol = table.extracts[0].protocol
+    page = "index.html" if place == 0 else f"board-{protocol}.html"
+    manifest = table.extracts[0].manifest
+    text = shows_text(manifest, include_text=plan.include_text)
+    return board_view(table, page, text=text)
