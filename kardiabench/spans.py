@@ -122,8 +122,10 @@ def strip_thinking(text: str) -> str:
 def parse_spans(text: str) -> Spans:
     """Read the four spans of `text`, thinking removed first. Linear in the length of `text`."""
     usual = _USUAL.fullmatch(text)
-    if usual and all(values := [value.strip() for value in usual.groups()]):
-        return Spans(*values, dialect="pipe")
+    if usual:
+        understanding, reasoning, emotion, response = (value.strip() for value in usual.groups())
+        if understanding and reasoning and emotion and response:
+            return Spans(understanding, reasoning, emotion, response, dialect="pipe")
     return parse_any(text)
 
 

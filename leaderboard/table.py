@@ -114,10 +114,9 @@ def _standing(
     ranked = np.flatnonzero([not reason for reason in reasons])
     rank, low, high = (np.full(len(extracts), -1, dtype=np.int64) for _ in range(3))
     if len(ranked):
-        rank[ranked] = shared_ranks(better(table)[np.ix_(ranked, ranked)])
-        low[ranked], high[ranked] = rank_intervals(means[ranked])
-        # Holm's steps may tell two apart that the interval's quantile does not, and the other way.
-        low, high = np.minimum(low, rank), np.maximum(high, rank)
+        above = better(table)[np.ix_(ranked, ranked)]
+        rank[ranked] = shared_ranks(above)
+        low[ranked], high[ranked] = rank_intervals(means[ranked], better=above)
         rank[np.isnan(means).all(axis=1)] = -1
     return Standing(metric, table, rank, low, high)
 

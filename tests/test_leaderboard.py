@@ -104,7 +104,7 @@ def test_runs_of_different_protocols_stand_on_different_boards(tmp_path: Path) -
     write_runs(tmp_path / "runs" / "b", [replace(FOUR[1], judges=("rubric",))])
     site = build(tmp_path / "runs", tmp_path / "site")
     assert [len(board.runs) for board in site.boards] == [4, 1]
-    assert [board.page for board in site.boards][0] == "index.html"
+    assert site.boards[0].page == "index.html"
     assert all((tmp_path / "site" / board.page).exists() for board in site.boards)
 
 
@@ -245,7 +245,7 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path) -> None:
 
 
 def test_leaderboard_json_is_as_its_schema_says(everything) -> None:
-    _, site, view = everything
+    _, site, _ = everything
     schema = json.loads((site / "leaderboard.schema.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
     content = json.loads((site / "leaderboard.json").read_text("utf-8"))
