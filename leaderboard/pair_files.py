@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kardiabench.pairs import PairTable
+from kardiabench.stats import Floats
 from leaderboard.scripts import numbers, write_script
 from leaderboard.table import Table
 
@@ -21,18 +21,15 @@ def write_pair_files(folder: Path, table: Table) -> None:
     slugs = [extract.slug for extract in table.extracts]
     keys = [metric.key for metric in table.metrics]
     found = [_of_metric(table.standings[key].pairs, len(slugs)) for key in keys]
-    cube = np.stack(found, axis=2) if found else np.empty((len(slugs), len(slugs), 0, 9))
+    cube = np.stack(found, axis=2) if found else np.empty((len(slugs), len(slugs), 0, len(FIELDS)))
+    listed = numbers(cube, _DIGITS)
     for place, slug in enumerate(slugs):
-        rows = {
-            other: [numbers(row, _DIGITS) for row in cube[place, there]]
-            for there, other in enumerate(slugs)
-            if there != place
-        }
+        rows = {slugs[there]: row for there, row in enumerate(listed[place]) if there != place}
         key = f"{table.extracts[place].protocol}/pairs/{slug}"
         write_script(folder, key, {"metrics": keys, "fields": list(FIELDS), "rows": rows})
 
 
-def _of_metric(pairs: PairTable, number: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _of_metric(pairs: PairTable, number: int) -> Floats:
     """(runs, runs, fields): the first less the second."""
     columns = np.column_stack([np.asarray(getattr(pairs, field), float) for field in FIELDS])
     cube = np.full((number, number, len(FIELDS)), np.nan)

@@ -6,13 +6,14 @@ Each holds `kardiabench.put(KEY, VALUE);`, both JSON, so no text in it can becom
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kardiabench.records import clean_text
+from kardiabench.stats import Floats
 
 #: Bytes that a data file holds at most; `PACKED` is what files are filled to.
 LIMIT, PACKED = 2_000_000, 800_000
@@ -32,16 +33,16 @@ def script(key: str, value: object) -> bytes:
     return f"kardiabench.put({json.dumps(key)},{_harmless(clean_text(text))});\n".encode()
 
 
-def numbers(values: Iterable[float] | np.ndarray[Any, Any], digits: int = 4) -> list[float | None]:
-    """`values` for JSON: rounded, whole numbers without a point, NaN as None."""
+def numbers(values: Floats, digits: int = 4) -> list[Any]:
+    """`values` (of any shape) for JSON: rounded, whole numbers without a point, NaN as None."""
     array = np.asarray(values, dtype=np.float64).round(digits)
-    listed: list[float | None] = array.tolist()
-    whole = np.isfinite(array) & (array == np.trunc(array))
-    for place in np.flatnonzero(whole):
-        listed[place] = int(array[place])
-    for place in np.flatnonzero(~np.isfinite(array)):
-        listed[place] = None
-    return listed
+    finite = np.isfinite(array)
+    whole = finite & (array == np.trunc(array))
+    listed = array.astype(object)
+    listed[whole] = array[whole].astype(np.int64)
+    listed[~finite] = None
+    found: list[Any] = listed.tolist()
+    return found
 
 
 def packed(sizes: Sequence[int], limit: int = PACKED) -> list[int]:
