@@ -60,13 +60,18 @@ def number(value: float | None, digits: int = 2) -> str:
     """`value` with `digits` behind the point; a dash for None and for what is not finite."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{value:,.{digits}f}".replace("-", _MINUS)
+    shown = f"{value:,.{digits}f}"
+    return (
+        shown.removeprefix("-")
+        if float(shown.replace(",", "")) == 0
+        else shown.replace("-", _MINUS)
+    )
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """`value` with its sign."""
+    """`value` with its sign; none where it is shown as zero."""
     shown = number(value, digits)
-    return f"+{shown}" if value is not None and value > 0 and shown != NOTHING else shown
+    return f"+{shown}" if value is not None and value > 0 and shown.strip("0.,") else shown
 
 
 def span(low: float | None, high: float | None, digits: int = 2) -> str:

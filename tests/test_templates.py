@@ -368,6 +368,7 @@ def test_fifty_models_with_nine_metrics_make_a_small_page() -> None:
     (templating.number(None), "—"), (templating.number(float("nan")), "—"),
     (templating.number(-0.5, 1), "\u22120.5"), (templating.number(1234.5, 0), "1,234"),
     (templating.signed(0.25), "+0.25"), (templating.signed(None), "—"),
+    (templating.signed(0.001), "0.00"), (templating.number(-0.001), "0.00"),
     (templating.span(None, 1.0), "—"), (templating.span(0.1, 0.2, 1), "0.1\u20130.2"),
     (templating.span(-0.1, 0.2, 1), "\u22120.1 to 0.2"),
     (templating.percent(None), "—"), (templating.percent(1.0), "100%"),

@@ -70,7 +70,9 @@
     state.turn = Math.min(Math.max(0, Number.parseInt(wanted.t, 10) || 0), dialogues.turns[place] - 1);
     const files = await Promise.all([textOf(place), ...state.models.map((one) => turnsOf(one))]);
     if (call !== state.latest) return;
-    kb.say(status, "");
+    const lost = kb.absent(state.boards, wanted.p, (wanted.m || "").split(","));
+    if (lost) kb.report(status, lost);
+    else kb.say(status, "");
     show(place, ...files);
   }
 
@@ -196,7 +198,8 @@
       box.checked = slugs.includes(box.value);
       box.disabled = (!box.checked && slugs.length >= MODELS) || (box.checked && slugs.length === 1);
     }
-    byId("chosen").textContent = `(${slugs.length}): ${state.models.map((one) => one.name).join(", ")}`;
+    const names = state.models.flatMap((one, place) => [place ? ", " : "", el("bdi", {}, one.name)]);
+    byId("chosen").replaceChildren(`(${slugs.length}): `, ...names);
   }
 
   function pickModels(event) {

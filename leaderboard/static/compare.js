@@ -13,7 +13,11 @@
 
   const board = () => boards.find((one) => one.protocol === byId("protocol").value);
   const run = (side) => board().runs.find((one) => one.slug === byId(side).value);
-  const named = (one) => `${one.name}${one.kind === "floor" ? " (floor)" : ""}${one.ranked ? "" : " (not ranked)"}`;
+  // An option holds text alone: marks keep a name of the other direction from turning what follows.
+  const named = (one) => {
+    const more = `${one.kind === "floor" ? " (floor)" : ""}${one.ranked ? "" : " (not ranked)"}`;
+    return more ? `\u2068${one.name}\u2069${more}` : one.name;
+  };
 
   function fillRuns(a, b) {
     const runs = board().runs;
@@ -31,7 +35,8 @@
     const protocol = boards.some((one) => one.protocol === p) ? p : boards[0].protocol;
     byId("protocol").value = protocol;
     fillRuns(a, b);
-    return update(false);
+    const lost = kb.absent(boards, p, [a, b]);
+    return lost ? nothing(lost) : update(false);
   }
 
   async function update(keep = true) {
@@ -53,6 +58,7 @@
   }
 
   function nothing(why) {
+    latest += 1; // whatever is still on its way comes too late
     byId("result").hidden = true;
     kb.report(status, why);
   }
@@ -62,7 +68,7 @@
     shown = { a, b, scoresA, scoresB };
     kb.say(status, "");
     showDifferences(rows ? pairs.metrics.map((key, place) => [metric(key), rows[place]]) : []);
-    byId("summary").textContent = rows ? summary(a, b, pairs.metrics, rows) : `${a.name} and ${b.name} were not compared with each other.`;
+    byId("summary").replaceChildren(...(rows ? summary(a, b, pairs.metrics, rows) : [...lettered("A", a), " and ", ...lettered("B", b), " were not compared with each other."]));
     byId("axis").textContent = "B better ← 0 → A better";
     fillMetrics();
     showWhere();
@@ -71,18 +77,22 @@
 
   const metric = (key) => board().metrics.find((one) => one.key === key);
 
+  // A name that reads from right to left keeps that to itself.
+  const lettered = (letter, one) => [`${letter} (`, el("bdi", {}, one.name), ")"];
+
   function summary(a, b, keys, rows) {
     const tested = keys.map((key, place) => [key, rows[place]]).filter(([, row]) => row && !kb.missing(row[HOLM]));
     const sure = tested.filter(([, row]) => row[HOLM] < ALPHA);
     const list = (found) => found.map(([key]) => metric(key).label).join(", ");
     const [up, down] = [sure.filter(([, row]) => row[MEAN] > 0), sure.filter(([, row]) => row[MEAN] < 0)];
     const sentences = [];
-    if (up.length) sentences.push(`A (${a.name}) is better than B (${b.name}) on ${list(up)}.`);
-    if (down.length) sentences.push(`B (${b.name}) is better than A (${a.name}) on ${list(down)}.`);
+    if (up.length) sentences.push(...lettered("A", a), " is better than ", ...lettered("B", b), ` on ${list(up)}. `);
+    if (down.length) sentences.push(...lettered("B", b), " is better than ", ...lettered("A", a), ` on ${list(down)}. `);
     const rest = tested.length - sure.length;
     const every = tested.length === keys.length ? "every metric" : "every metric that could be tested";
-    if (rest) sentences.push(`On ${rest === tested.length ? every : rest === 1 ? "one metric" : `${rest} metrics`} the data can't tell A (${a.name}) and B (${b.name}) apart, which is not to say that they are equal.`);
-    return sentences.join(" ") || "There is nothing to test between these two.";
+    const where = rest === tested.length ? every : rest === 1 ? "one metric" : `${rest} metrics`;
+    if (rest) sentences.push(`On ${where} the data can't tell `, ...lettered("A", a), " and ", ...lettered("B", b), " apart, which is not to say that they are equal.");
+    return sentences.length ? sentences : ["There is nothing to test between these two."];
   }
 
   function showDifferences(found) {

@@ -60,12 +60,13 @@
 
   function number(value, digits = 2) {
     if (missing(value)) return "—";
-    return value.toFixed(digits).replace("-", "−");
+    const shown = value.toFixed(digits);
+    return Number(shown) === 0 ? shown.replace("-", "") : shown.replace("-", "−");
   }
 
   function signed(value, digits = 2) {
     const shown = number(value, digits);
-    return value > 0 ? `+${shown}` : shown;
+    return value > 0 && Number(shown) !== 0 ? `+${shown}` : shown;
   }
 
   function interval(low, high, digits = 2) {
@@ -85,6 +86,14 @@
   function hashOf(values) {
     const kept = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "");
     return `#${new URLSearchParams(kept)}`;
+  }
+
+  // What a link asks for that isn't here, in a sentence; nothing where all of it is.
+  function absent(boards, protocol, slugs) {
+    const board = boards.find((one) => one.protocol === protocol);
+    if (protocol && !board) return `There is no protocol ${protocol} on this site.`;
+    const lost = slugs.find((slug) => slug && !(board || boards[0]).runs.some((one) => one.slug === slug));
+    return lost ? `There is no run ${lost} in this protocol.` : "";
   }
 
   // Say it in words, where everybody finds it.
@@ -128,6 +137,6 @@
   }
 
   window.kardiabench = Object.freeze({
-    put, load, el, option, byId, missing, number, signed, interval, probability, readHash, hashOf, report, say, loading,
+    put, load, el, option, byId, missing, number, signed, interval, probability, readHash, hashOf, absent, report, say, loading,
   });
 })();
