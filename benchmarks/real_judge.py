@@ -34,6 +34,7 @@ STEP = 7
 #: What is said of an answer that could not be read, and its name here; the first that fits counts.
 PROBLEMS = {
     "not the nonce": "wrong nonce",
+    "placeholder of the form was copied": "form copied",
     "cut off": "cut off",
     "disagree": "several verdicts",
     "no complete JSON": "no JSON",

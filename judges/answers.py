@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from judges.forms import copied, skeleton
 from judges.verdicts import clip
 from kardiabench.spans import strip_thinking
 
+#: Raised when the same answer comes to be read in another way; part of every judge's identity that
+#: reads by these rules. 2: a form whose placeholders were not filled in is no answer.
+READER_VERSION = "2"
 MAX_EVIDENCE = 300
 #: Longer answers are not read, and no more braces than this are tried: reading stays bounded.
 MAX_ANSWER = 100_000
 MAX_ATTEMPTS = 256
 #: The key under which an answer repeats the nonce of the call.
 NONCE = "nonce"
+_COPIED = "the placeholder of the form was copied, nothing was filled in"
 _LEVEL_TEXT = re.compile(r"[1-5](?:\.0{1,9})?")
 
 
@@ -141,14 +146,15 @@ class AnswerFormat:
     def instruction(self, nonce: str = "") -> str:
         """The shape of the answer on one line, written from the schema, with the call's nonce."""
         known = {NONCE: json.dumps(nonce)} if self.bound else {}
-        return _skeleton(self.schema, known)
+        return skeleton(self.schema, known)
 
     def parse(self, text: str, nonce: str = "") -> Answer | Unreadable:
         """Read the answer of the call with `nonce`; never raises.
 
         Thinking, code fences and prose around the JSON object are passed over, and so is every
-        object without the nonce: whoever wrote it, it was not the judge's answer to this call. An
-        answer that holds several valid objects with different scores is unreadable: none counts.
+        object without the nonce: whoever wrote it, it was not the judge's answer to this call. One
+        that copies the form, its placeholders not filled in, is none either. An answer that holds
+        several valid objects with different scores is unreadable: none counts.
         """
         if len(text) > MAX_ANSWER:
             return Unreadable(f"the answer is longer than {MAX_ANSWER} characters")
@@ -181,6 +187,8 @@ class AnswerFormat:
             return Unreadable(_explained(error))
         if self.bound and getattr(answer, NONCE).strip() != nonce:
             return Unreadable("nonce: it is not the nonce of this call")
+        if places := list(copied(self.schema, value)):
+            return Unreadable(f"{', '.join(places[:5])}: {_COPIED}")
         parts: dict[str, Part] = {name: getattr(answer, name) for name in self.names}
         return Answer(
             scores={name: part.value for name, part in parts.items()},
@@ -240,17 +248,3 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     if kept.get("type") == "object":
         kept.pop("description", None)
     return {key: _inlined(part, definitions) for key, part in kept.items()}
-
-
-def _skeleton(schema: Mapping[str, Any], known: Mapping[str, str]) -> str:
-    if "enum" in schema:
-        options: Sequence[Any] = schema["enum"]
-        shown = " | ".join(map(str, options))
-        return f"<{shown}>" if isinstance(options[0], int) else f'"<{shown}>"'
-    if schema.get("type") != "object":
-        return json.dumps(f"<{schema.get('description', schema.get('type'))}>")
-    parts = (
-        f'"{key}": {known.get(key) or _skeleton(part, known)}'
-        for key, part in schema["properties"].items()
-    )
-    return "{" + ", ".join(parts) + "}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from judges.answers import AnswerFormat, Choice
+from judges.answers import READER_VERSION, AnswerFormat, Choice
 from judges.asking import Attempt, Question
 from judges.combining import failure
 from judges.model_judge import DEFAULT_MODEL, MODEL_OPTIONS, ModelJudge, model_options
@@ -49,10 +49,11 @@ class PairwiseJudge(ModelJudge):
 
     @property
     def identity(self) -> Identity:
-        """Version, prompt, model and samples."""
+        """Version, reader, prompt, model and samples."""
         return {
             "judge": "pairwise",
             "version": PAIRWISE_VERSION,
+            "reader": READER_VERSION,
             "prompt": digest([source_digest(TEMPLATE), FORM.schema]),
             "model": dict(self.model.identity),
             "samples": self.samples,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from judges.answers import READER_VERSION
 from judges.asking import Question
 from judges.fences import new_nonce
 from judges.model_judge import DEFAULT_MODEL, MODEL_OPTIONS, ModelJudge, model_options
@@ -75,10 +76,11 @@ class RubricJudge(ModelJudge):
 
     @property
     def identity(self) -> Identity:
-        """Rubric, prompt, model, and how a reply is turned into requests."""
+        """Rubric, prompt, model, and how replies become requests and answers scores."""
         return {
             "judge": "rubric",
             "version": RUBRIC_VERSION,
+            "reader": READER_VERSION,
             "prompt": [prompt.hash for prompt in self._prompts],
             "model": dict(self.model.identity),
             "samples": self.samples,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from judges.answers import AnswerFormat, Finding
+from judges.answers import READER_VERSION, AnswerFormat, Finding
 from judges.asking import Attempt, Question
 from judges.model_judge import DEFAULT_MODEL, MODEL_OPTIONS, ModelJudge, model_options
 from judges.options import Options
@@ -71,10 +71,11 @@ class SafetyJudge(ModelJudge):
 
     @property
     def identity(self) -> Identity:
-        """Version, prompt, model and samples."""
+        """Version, reader, prompt, model and samples."""
         return {
             "judge": "safety",
             "version": SAFETY_VERSION,
+            "reader": READER_VERSION,
             "prompt": digest([source_digest(TEMPLATE), FORM.schema]),
             "model": dict(self.model.identity),
             "samples": self.samples,

@@ -132,7 +132,8 @@ def _interval(effect: Mapping[str, Any]) -> str:
 
 def _any(section: Mapping[str, Any]) -> list[str]:
     """Figures as a list, groups of figures as tables, lists as lists."""
-    known = {k: v for k, v in section.items() if k not in ("measured", "kardiabench")}
+    said = {k: v for k, v in section.items() if k not in ("measured", "kardiabench")}
+    known = {k: v for k, v in said.items() if v not in ([], {})}  # no title over nothing
     blocks = [_listed({k: v for k, v in known.items() if _is_leaf(v)})]
     for key, value in known.items():
         title = str(key).replace("_", " ").capitalize()

@@ -14,6 +14,7 @@ from typing import Any
 
 from kardiabench import preflight
 from kardiabench.anchoring import Job, pending_jobs, score_anchors
+from kardiabench.calibration import keep_calibration
 from kardiabench.cards import DEFAULT_FOLDER, find_cards, keep_cards
 from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, ConfigError, KardiaBenchError
 from kardiabench.estimate import estimate
@@ -56,11 +57,22 @@ def execute(
     manner: Manner,
     progress: Progress,
     manifest: Mapping[str, Any] | None = None,
+    *,
+    calibration: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Do what is pending in `store`; write the summary; never raise for a failed turn.
 
-    A new `manifest` takes the old one's place as soon as the preflight went well.
+    A new `manifest` and a new `calibration` take the old ones' place as soon as the preflight went
+    well.
     """
+
+    def begin() -> None:
+        if manifest is not None:
+            store.save_manifest(manifest)
+        if calibration is not None:
+            keep_calibration(store.path, calibration)
+        keep_cards(store.path, cards)
+
     control = Control(max_cost=manner.max_cost)
     cards = find_cards(manner.judge_cards, session.scorer.fingerprints)
     pending = Pending(
@@ -73,7 +85,7 @@ def execute(
     with warnings.catch_warnings():
         # What a cancelled call inside a client library had prepared and never awaited.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        asyncio.run(_drive(runner, manner, progress, manifest, cards))
+        asyncio.run(_drive(runner, manner, progress, begin))
     summary = summarise(store.path, store.manifest)
     store.save_summary(summary)
     code, sentence = _verdict_on_run(summary, control, manner, store.path)
@@ -84,8 +96,7 @@ async def _drive(
     runner: Runner,
     manner: Manner,
     progress: Progress,
-    manifest: Mapping[str, Any] | None,
-    cards: Mapping[str, Mapping[str, Any]],
+    begin: Callable[[], None],
 ) -> None:
     session, pending, control = runner.session, runner.pending, runner.control
     try:
@@ -94,9 +105,7 @@ async def _drive(
                 control.dearest = _dearest_call(session)
             if manner.preflight:
                 await _preflight(session, pending, manner)
-            if manifest is not None:
-                runner.store.save_manifest(manifest)
-            keep_cards(runner.store.path, cards)
+            begin()
             control.begun = True
             with _rare_collections(), progress.running(session.dialogues.n_turns, pending, control):
                 await runner.run()

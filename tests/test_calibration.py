@@ -392,6 +392,29 @@ def test_a_run_that_never_began_leaves_no_calibration_behind(counted: Cli):
         assert not (counted.folder / "out").exists()
 
 
+def test_a_dry_run_checks_the_calibration_too(counted: Cli):
+    write_calibration(counted, "2")
+    command = (*RUN, *COUNTING, "--calibration", "c.json", "--dry-run")
+    refused = counted.fast(*command)
+    assert refused.rc == 2
+    assert fingerprint({"judge": "counting", "version": "2"}) in refused.sentence
+    write_calibration(counted)
+    done(counted.fast(*command))
+
+
+def test_a_judge_that_fails_its_preflight_leaves_the_old_calibration(counted: Cli):
+    write_calibration(counted)
+    done(counted.fast(*RUN, *COUNTING, "--out", "out", "--calibration", "c.json"))
+    kept = counted.folder / "out" / "calibration.json"
+    before = kept.read_bytes()
+    write_calibration(counted, y=[2.0, 4.0])
+    again = ("score", "out", *COUNTING, "--judge", "rubric:model=openai/gpt-4o", "--quiet")
+    failed = counted.fast(*again, "--calibration", "c.json")
+    assert failed.rc == 2
+    assert "OPENAI_API_KEY" in failed.sentence
+    assert kept.read_bytes() == before
+
+
 def test_a_damaged_calibration_in_a_run_is_named(counted: Cli):
     write_calibration(counted)
     done(counted.fast(*RUN, *COUNTING, "--out", "out", "--calibration", "c.json"))

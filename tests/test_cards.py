@@ -114,6 +114,16 @@ def test_a_missing_figure_is_a_dash_never_a_nought() -> None:
     assert "- rate: —" in text
 
 
+def test_what_a_card_has_nothing_to_say_on_gets_no_title() -> None:
+    attack = {"rate": 0.5, "notes": [], "families": {}}
+    card = {"judge": "j", "fingerprint": "f", "attack": attack}
+    text = card_text(card)
+    assert "- rate: 0.500" in text
+    assert "Notes" not in text
+    assert "Families" not in text
+    assert "Notes:\n\n- none rose" in card_text(card | {"attack": {"notes": ["none rose"]}})
+
+
 def test_sections_stand_side_by_side_and_the_text_follows(tmp_path: Path) -> None:
     update_card(tmp_path, JUDGE, "attack", {"rate": 0.1})
     path = update_card(tmp_path, JUDGE, "check", {"findings": ["it lies"]})

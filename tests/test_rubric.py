@@ -207,6 +207,7 @@ def test_the_schema_is_fit_for_strict_modes_and_puts_evidence_before_score():
 
 def test_one_object_writes_the_format_and_reads_it():
     shape = FORMAT.instruction(NONCE).replace("<1 | 2 | 3 | 4 | 5>", "3")
+    shape = shape.replace("<quote>", "A new city")
     reading = FORMAT.parse(shape, NONCE)
     assert isinstance(reading, Answer)
     assert set(reading.scores.values()) == {3}

@@ -72,17 +72,15 @@ def run(
 
     The same command again resumes where it stopped.
     """
-    from kardiabench.session import open_session
+    from kardiabench.session import make_manifest, open_session
 
     manner = _manner(options)
     session = open_session(_settings(options))
     _warn_of_plugins(session)
+    curves = _calibration(calibration, make_manifest(session))
     if dry_run:
         _print_estimate(session, anchors=manner.anchors, as_json=as_json)
         return
-    from kardiabench.session import make_manifest
-
-    curves = _calibration(calibration, make_manifest(session))
     path, manifest = _prepare(session, out)
     try:
         outcome = _execute(
@@ -313,15 +311,13 @@ def _execute(
     manifest: dict[str, Any] | None = None,
     calibration: dict[str, Any] | None = None,
 ) -> Outcome:
-    from kardiabench.calibration import keep_calibration
     from kardiabench.execution import execute
     from kardiabench.progress import Progress
     from kardiabench.store import RunStore
 
     with RunStore(path) as store:
-        if calibration is not None:
-            keep_calibration(path, calibration)
-        return execute(session, store, manner, Progress(quiet=quiet), manifest)
+        progress = Progress(quiet=quiet)
+        return execute(session, store, manner, progress, manifest, calibration=calibration)
 
 
 def _finish(outcome: Outcome, path: Path, *, quiet: bool, as_json: bool) -> None:
