@@ -58,8 +58,19 @@ def pairs(means: Floats, names: Sequence[str], flips: int = FLIPS, seed: int = 0
     """
     if len(names) != len(means):
         raise ValueError(f"{len(names)} names for {len(means)} rows of means")
-    first, second = np.triu_indices(len(means), k=1)
-    differences = means[first] - means[second]
+    return pairs_of(means[:, None] - means[None], names, flips, seed)
+
+
+def pairs_of(cube: Floats, names: Sequence[str], flips: int = FLIPS, seed: int = 0) -> PairTable:
+    """`pairs` from persona means of differences, (M, M, K): first model minus second; NaN: none.
+
+    For models that have not scored the same turns: a difference is then of the turns that both
+    have. Only the half above the diagonal is read. Raise `ValueError` where `names` are not M.
+    """
+    if len(names) != len(cube):
+        raise ValueError(f"{len(names)} names for {len(cube)} models")
+    first, second = np.triu_indices(len(cube), k=1)
+    differences = cube[first, second]
     size, mean, sd = moments(differences)
     p = t_test(size, mean, sd)
     tested = int(np.count_nonzero(~np.isnan(p)))

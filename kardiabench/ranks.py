@@ -41,12 +41,24 @@ def rank_intervals(
     With `better` (M, M) from `pairs.better` the interval also holds every rank that these tests
     leave open, the shared rank among them: Holm's over many pairs are stricter.
     """
-    low, high = (np.full(len(means), NO_RANK, dtype=np.int64) for _ in range(2))
-    ranked = np.flatnonzero(~np.isnan(means).all(axis=1))
-    signs = signs_of(means.shape[1], draws, seed)
+    return rank_intervals_of(means[:, None] - means[None], seed, draws, level, better=better)
+
+
+def rank_intervals_of(
+    cube: Floats,
+    seed: int = 0,
+    draws: int = 2000,
+    level: float = 0.95,
+    *,
+    better: Bools | None = None,
+) -> tuple[Codes, Codes]:
+    """`rank_intervals` from persona means of differences, (M, M, K), as `pairs.pairs_of` has."""
+    low, high = (np.full(len(cube), NO_RANK, dtype=np.int64) for _ in range(2))
+    ranked = np.flatnonzero(~np.isnan(cube).all(axis=(1, 2)))
+    signs = signs_of(cube.shape[2], draws, seed)
     for place in ranked:
         rivals = ranked[ranked != place]
-        above, below = _apart(means[rivals] - means[place], signs, 1 - level)
+        above, below = _apart(cube[rivals, place], signs, 1 - level)
         low[place], high[place] = 1 + above, len(ranked) - below
     if better is not None:
         among = better[np.ix_(ranked, ranked)]

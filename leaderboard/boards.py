@@ -96,7 +96,7 @@ def _settings(table: Table) -> Iterator[tuple[str, str]]:
 
 
 def _detectable(standing: Standing) -> Detectable:
-    pairs = standing.pairs
+    pairs = standing.ranked
     return Detectable(
         metric=standing.metric.key,
         alone=_median(pairs.mde),

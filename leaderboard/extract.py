@@ -46,7 +46,8 @@ class DialogueNote:
 class Extract:
     """One run. `manifest` is the public one; `summary` is recomputed from the logs.
 
-    `turns` counts answered turns by persona. `cards` are judge cards by judge.
+    `turns` counts tried turns by persona. `cards` are judge cards by judge. `cost` and `judge_cost`
+    are US dollars a turn, None where a call has no known price.
     """
 
     id: str
@@ -66,6 +67,8 @@ class Extract:
     failures_total: int
     cards: dict[str, dict[str, Any]]
     charts: dict[str, str]
+    cost: float | None
+    judge_cost: float | None
 
     @property
     def model(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from kardiabench.emotions import EMOTIONS
 from kardiabench.jackknife import ClassificationIntervals, classification_intervals
+from kardiabench.records import Usage
 from kardiabench.results import Results
 from kardiabench.scoring import JUDGED
 from kardiabench.stats import Floats, estimate
@@ -117,13 +119,17 @@ def emotions_of(named: ClassificationIntervals | None) -> list[EmotionRow]:
 
 
 def f1_scores(columns: Columns, named: ClassificationIntervals) -> Scores:
-    """Macro-F1, by persona its jackknife pseudo-values: they compare like persona means."""
+    """Macro-F1, by persona its jackknife pseudo-values: they compare like persona means.
+
+    Moved so that their mean is the statistic itself: two runs then differ by what their tables
+    show, and the jackknife gives the error of that.
+    """
     given = columns.answered
     number = len(columns.personas)
     scored = np.bincount(columns.persona[given], minlength=number)
     pseudo = np.full(number, np.nan)
-    pseudo[scored > 0] = named.pseudo_values
     found = named.macro_f1
+    pseudo[scored > 0] = named.pseudo_values + (found.value - named.pseudo_values.mean())
     return Scores(
         means=listed(pseudo),
         scored=scored.tolist(),
@@ -133,3 +139,22 @@ def f1_scores(columns: Columns, named: ClassificationIntervals) -> Scores:
         personas=int(np.count_nonzero(scored)),
         total_scored=int(given.sum()),
     )
+
+
+def costs_of(results: Results) -> tuple[float | None, float | None]:
+    """US dollars a turn for the model and for its judges, over the turns without an error.
+
+    None where a call has no known price: a part of the price would look cheap.
+    """
+    turns = [turn for turn in results.turns.values() if turn.status != "error"]
+    model = [turn.usage for turn in results.turns.values()]
+    judges = [v.usage for turn in results.turns.values() for v in turn.verdicts.values()]
+    return _cost(model, len(turns)), _cost(judges, len(turns))
+
+
+def _cost(usages: Sequence[Usage], turns: int) -> float | None:
+    costs = [usage.cost for usage in usages if usage.calls]
+    known = [cost for cost in costs if cost is not None]
+    if not turns or not costs or len(known) < len(costs):
+        return None
+    return math.fsum(known) / turns

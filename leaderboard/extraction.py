@@ -13,6 +13,7 @@ from leaderboard.columns import Columns, columns_of
 from leaderboard.extract import Extract
 from leaderboard.extracting import (
     MOST_FAILURES,
+    costs_of,
     emotions_of,
     f1_scores,
     failures_of,
@@ -26,6 +27,7 @@ from leaderboard.metrics import MACRO_F1, metrics_of
 from leaderboard.names import shown_name, slug
 from leaderboard.texts import shows_text
 from leaderboard.turn_files import write_run_files
+from leaderboard.turn_scores import save, turn_scores
 from leaderboard.variances import variances_of
 
 
@@ -37,6 +39,7 @@ def extract_input(path: Path, made: Path, *, include_text: bool) -> Extract:
     opened = open_input(path)
     columns = columns_of(opened.results)
     extract = _extract(opened, columns)
+    save(made, turn_scores(columns, extract.metrics))
     texts = _texts(opened, include_text=include_text)
     write_run_files(
         made,
@@ -58,6 +61,7 @@ def _extract(opened: Opened, columns: Columns) -> Extract:
     scores |= {MACRO_F1: f1_scores(columns, named)} if named is not None else {}
     flags = flags_of(columns, results)
     failures = list(failures_of(columns))
+    costs = costs_of(results)
     name = run_id(manifest)
     return Extract(
         id=name,
@@ -76,6 +80,8 @@ def _extract(opened: Opened, columns: Columns) -> Extract:
         failures=list(islice(failures, MOST_FAILURES)),
         failures_total=len(failures),
         cards=opened.cards,
+        cost=costs[0],
+        judge_cost=costs[1],
         charts=run_charts.charts(shown_name(manifest), columns, metrics, scores, flags),
     )
 

@@ -15,6 +15,7 @@ from kardiabench.errors import KardiaBenchError
 from leaderboard import kept
 from leaderboard.extract import Extract
 from leaderboard.signatures import signature
+from leaderboard.turn_scores import there
 
 #: What reading files of strangers may raise where a check of ours is missing. Not a full disk.
 FAULTS = (
@@ -71,7 +72,9 @@ def _known(path: Path, cache: Path, include_text: bool) -> Ready | None:
     """What an earlier build has kept of an input that is as it was then."""
     folder = _folder(path, cache, include_text)
     extract = None if folder is None else kept.recall(folder)
-    return None if folder is None or extract is None else Ready(path, extract, folder)
+    if folder is None or extract is None or not there(folder):
+        return None
+    return Ready(path, extract, folder)
 
 
 def _made(

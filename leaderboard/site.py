@@ -10,6 +10,7 @@ from pathlib import Path
 import kardiabench
 from kardiabench.errors import ConfigError, RunError
 from leaderboard import kept
+from leaderboard.agreeing import agreeing
 from leaderboard.boards import board_view, grouped
 from leaderboard.cards import cards_of
 from leaderboard.data_files import write_data
@@ -64,9 +65,14 @@ def build_site(
             inputs, plan.cache, include_text=plan.include_text, done=done, workers=plan.workers
         )
     chosen, problems = sorted_out(processed)
+    chosen, turns, contradicting = agreeing(chosen)
+    problems += contradicting
     _check(chosen, problems, strict=plan.strict)
     groups = grouped([one.extract for one in chosen])
-    tables = [table_of(group, plan.min_coverage) for group in groups]
+    tables = [
+        table_of(group, [turns[extract.id] for extract in group], plan.min_coverage)
+        for group in groups
+    ]
     site = _site(tables, problems, plan)
     with workplace(out) as folder:
         for one in chosen:

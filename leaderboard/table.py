@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kardiabench.pairs import PairTable, better, pairs
-from kardiabench.ranks import rank_intervals, shared_ranks
+from kardiabench.pairs import PairTable, better, pairs_of
+from kardiabench.ranks import rank_intervals_of, shared_ranks
 from kardiabench.stats import Codes, Floats
 from leaderboard.extract import Extract
+from leaderboard.together import Together
+from leaderboard.turn_scores import TurnScores
 from leaderboard.views import Figure, Metric
 
 #: Coverage below which a run has no rank: what is missing could decide it.
@@ -24,10 +26,15 @@ MIN_COVERAGE = 0.9
 
 @dataclass(frozen=True)
 class Standing:
-    """One metric over a protocol's runs. Arrays follow `Table.extracts`; -1 is no rank."""
+    """One metric over a protocol's runs. Arrays follow `Table.extracts`; -1 is no rank.
+
+    `pairs` are all pairs, `ranked` those of ranked runs alone. Holm's p of these is over these, in
+    both: runs without ranks must not change what is said of the others.
+    """
 
     metric: Metric
     pairs: PairTable
+    ranked: PairTable
     rank: Codes
     rank_low: Codes
     rank_high: Codes
@@ -76,17 +83,26 @@ class Table:
         return worst, best
 
 
-def table_of(extracts: Sequence[Extract], min_coverage: float = MIN_COVERAGE) -> Table:
-    """The table of runs of one protocol; at least one."""
+def table_of(
+    extracts: Sequence[Extract],
+    turns: Sequence[TurnScores],
+    min_coverage: float = MIN_COVERAGE,
+) -> Table:
+    """The table of runs of one protocol, at least one, with their scores turn by turn."""
     from threadpoolctl import threadpool_limits
 
     personas = sorted({persona for extract in extracts for persona in extract.personas})
     metrics = list(extracts[0].metrics)
     reasons = [why_unranked(extract, min_coverage) for extract in extracts]
+    together = Together(turns)
+
+    def standing(metric: Metric) -> Standing:
+        return _standing(metric, _differences(metric, extracts, together, personas), reasons)
+
     # A metric a thread: BLAS's own threads wait for one another in loops, which on a busy machine
     # takes ten times as long as the work.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        standings = list(pool.map(lambda m: _standing(m, extracts, personas, reasons), metrics))
+        standings = list(pool.map(standing, metrics))
     return Table(
         extracts=extracts,
         why_unranked=reasons,
@@ -114,19 +130,42 @@ def why_unranked(extract: Extract, min_coverage: float) -> str:
     return ""
 
 
-def _standing(
-    metric: Metric, extracts: Sequence[Extract], personas: Sequence[str], reasons: Sequence[str]
-) -> Standing:
-    means = np.array([_aligned(extract, metric.key, personas, "mean") for extract in extracts])
-    table = pairs(means, [extract.id for extract in extracts])
-    ranked = np.flatnonzero([not reason for reason in reasons])
-    rank, low, high = (np.full(len(extracts), -1, dtype=np.int64) for _ in range(3))
-    if len(ranked):
-        above = better(table)[np.ix_(ranked, ranked)]
-        rank[ranked] = shared_ranks(above)
-        low[ranked], high[ranked] = rank_intervals(means[ranked], better=above)
-        rank[np.isnan(means).all(axis=1)] = -1
-    return Standing(metric, table, rank, low, high)
+def _differences(
+    metric: Metric, extracts: Sequence[Extract], together: Together, personas: Sequence[str]
+) -> Floats:
+    """(runs, runs, personas): over the turns that both have; macro-F1 over each one's own."""
+    if metric.kind != "f1":
+        return together.differences(metric.key)
+    values = np.array([_aligned(extract, metric.key, personas, "mean") for extract in extracts])
+    return np.asarray(values[:, None] - values[None], dtype=np.float64)
+
+
+def _standing(metric: Metric, differences: Floats, reasons: Sequence[str]) -> Standing:
+    places = np.flatnonzero([not reason for reason in reasons])
+    among = differences[np.ix_(places, places)]
+    ranked = pairs_of(among, [str(place) for place in places])
+    rank, low, high = (np.full(len(reasons), -1, dtype=np.int64) for _ in range(3))
+    if len(places):
+        above = better(ranked)
+        rank[places] = shared_ranks(above)
+        low[places], high[places] = rank_intervals_of(among, better=above)
+        rank[low == -1] = -1
+    every = pairs_of(differences, [str(place) for place in range(len(reasons))])
+    return Standing(metric, _with_ranked(every, ranked, places), ranked, rank, low, high)
+
+
+def _with_ranked(every: PairTable, ranked: PairTable, places: Codes) -> PairTable:
+    """`every` pair, with what depends on Holm's family from `ranked` for those that are there."""
+    number = len(every.names)
+    holm, mde = (np.full((number, number), np.nan) for _ in range(2))
+    holm[every.first, every.second], mde[every.first, every.second] = every.p_holm, every.mde_holm
+    at = places[ranked.first], places[ranked.second]
+    holm[at], mde[at] = ranked.p_holm, ranked.mde_holm
+    return replace(
+        every,
+        p_holm=holm[every.first, every.second],
+        mde_holm=mde[every.first, every.second],
+    )
 
 
 def _aligned(extract: Extract, key: str, personas: Sequence[str], what: str) -> Floats:

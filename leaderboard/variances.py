@@ -54,14 +54,19 @@ def _shares(split: Components) -> list[tuple[str, float]]:
 
 def repeats_of(results: Results, key: str) -> Repeats | None:
     """What several samples of a verdict show of the judge; None where there are none."""
-    judge, _, name = key.partition(".")
-    places = [place for place, d in enumerate(results.dimensions.get(judge, ())) if d.name == name]
-    if not places:
+    found = [
+        (judge, place)
+        for judge, dimensions in results.dimensions.items()
+        for place, dimension in enumerate(dimensions)
+        if f"{judge}.{dimension.name}" == key
+    ]
+    if not found:
         return None
+    judge, at = found[0]
     squares, free, counts = 0.0, 0, []
     for turn in results.turns.values():
         parts = turn.verdicts[judge].parts if judge in turn.verdicts else ()
-        scores = [score for part in parts if (score := part[places[0]]) is not None]
+        scores = [score for part in parts if (score := part[at]) is not None]
         if len(scores) > 1:
             squares += float(np.var(scores)) * len(scores)
             free += len(scores) - 1

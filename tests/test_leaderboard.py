@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -134,38 +135,103 @@ def test_intervals_are_scipys_over_persona_means(everything, column: str) -> Non
         assert (figure.mean, figure.low, figure.high) == pytest.approx((means.mean(), low, high))
 
 
-def test_pairs_are_scipys_paired_t_tests_and_statsmodels_holm(everything) -> None:
-    runs, site, view = everything
-    board = view.boards[0]
-    shown = [*board.runs, *board.unranked]
-    column = "rubric.empathy"
-    made = {}
+def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Persona means of two runs over the turns that both have a score for."""
+    both = a.assign(score_b=b["score"].reindex(a.index)).dropna()
+    return both.groupby("persona_id")[["score", "score_b"]].mean()
+
+
+def scores_by_run(runs: Path, column: str) -> dict[str, pd.DataFrame]:
+    found = {}
     for path in runs.iterdir():
         opened = load_run(path)
-        made[run_id(opened.manifest)] = persona_means(path, column)
-    means = {run.slug: made[run.id] for run in shown}
-    files = {slug: data(site, f"{board.protocol}/pairs/{slug}") for slug in means}
-    place = files[next(iter(files))]["metrics"].index(column)
-    tests, seen = [], []
-    slugs = list(means)
-    for first, a in enumerate(slugs):
-        for b in slugs[first + 1 :]:
-            pair = pd.concat([means[a], means[b]], axis=1).dropna()
-            found = scipy_stats.ttest_rel(pair.iloc[:, 0], pair.iloc[:, 1])
-            row = files[a]["rows"][b][place]
-            back = files[b]["rows"][a][place]
-            if (pair.iloc[:, 0] - pair.iloc[:, 1]).std() > 1e-9:
-                p, interval = found.pvalue, found.confidence_interval()
-                assert row[1:3] == pytest.approx([interval.low, interval.high], abs=1e-6)
-                assert [-row[0], -row[2], -row[1]] == pytest.approx(back[:3], abs=1e-6)
-            else:  # two personas with the same difference: t is infinite, flipping signs is exact
-                p = 2 * 0.5 ** len(pair)
-                assert row[1:3] == [None, None]
-            assert row[3] == pytest.approx(p, abs=1e-6)
-            tests.append(p)
-            seen.append(row[5])
-    assert len(seen) == 45
-    assert seen == pytest.approx(multipletests(tests, method="holm")[1], abs=1e-5)
+        frame = opened.replies[["persona_id"]].assign(score=opened.scores[column])
+        found[run_id(opened.manifest)] = frame
+    return found
+
+
+def test_pairs_are_scipys_paired_t_tests_over_the_turns_that_both_have(everything) -> None:
+    runs, site, view = everything
+    board = view.boards[0]
+    column = "rubric.empathy"
+    scores = scores_by_run(runs, column)
+    shown = {run.slug: scores[run.id] for run in (*board.runs, *board.unranked)}
+    files = {slug: data(site, f"{board.protocol}/pairs/{slug}") for slug in shown}
+    place = next(iter(files.values()))["metrics"].index(column)
+    expected, seen = {}, {}
+    for a, b in combinations(shown, 2):
+        pair = paired(shown[a], shown[b])
+        row, back = files[a]["rows"][b][place], files[b]["rows"][a][place]
+        differences = pair["score"] - pair["score_b"]
+        assert row[0] == pytest.approx(differences.mean(), abs=1e-6)
+        assert row[8] == len(pair)
+        if differences.std() > 1e-9:
+            test = scipy_stats.ttest_rel(pair["score"], pair["score_b"])
+            p, interval = test.pvalue, test.confidence_interval()
+            assert row[1:3] == pytest.approx([interval.low, interval.high], abs=1e-6)
+            assert [-row[0], -row[2], -row[1]] == pytest.approx(back[:3], abs=1e-6)
+        else:  # two personas with the same difference: t is infinite, flipping signs is exact
+            p = 2 * 0.5 ** len(pair)
+            assert row[1:3] == [None, None]
+        assert row[3] == pytest.approx(p, abs=1e-6)
+        expected[a, b], seen[a, b] = p, row[5]
+    ranked = {run.slug for run in board.runs}
+    among = [pair for pair in expected if set(pair) <= ranked]
+    holm = multipletests([expected[pair] for pair in among], method="holm")[1]
+    assert [seen[pair] for pair in among] == pytest.approx(holm, abs=1e-5)
+    every = dict(zip(expected, multipletests([*expected.values()], method="holm")[1], strict=True))
+    rest = [pair for pair in expected if pair not in among]
+    assert [seen[pair] for pair in rest] == pytest.approx([every[p] for p in rest], abs=1e-5)
+
+
+def test_leaving_out_the_worst_turns_earns_no_rank(tmp_path: Path) -> None:
+    """The same replies and verdicts, less the judgements of the 6% with the lowest empathy."""
+    whole, cut = (
+        write_run(tmp_path / name, replace(FOUR[1], created=f"2026-11-0{day}T12:00:00+00:00"))
+        for day, name in enumerate(("whole", "cut"), 1)
+    )
+    lines = [json.loads(line) for line in (cut / "verdicts.jsonl").read_text().splitlines()]
+    rubric = [line for line in lines if line["verdict"]["judge"] == "rubric"]
+    rubric.sort(key=lambda line: line["verdict"]["scores"]["empathy"])
+    for line in rubric[:8]:
+        line["verdict"]["status"] = "unparsed"
+        line["verdict"]["scores"] = dict.fromkeys(line["verdict"]["scores"])
+    (cut / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    site = build([whole, cut], tmp_path / "site")
+    figures = [run.figures["rubric.empathy"] for run in site.boards[0].runs]
+    assert len({figure.mean for figure in figures}) == 2
+    assert [(f.rank, f.rank_low, f.rank_high) for f in figures] == [(1, 1, 2), (1, 1, 2)]
+
+
+def test_runs_without_ranks_do_not_change_the_ranks_of_others(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", FOUR)
+    few = write_runs(tmp_path / "few", [Made(f"few/{n}", stop_after=9, seed=n) for n in range(12)])
+    alone = by_name(build(runs, tmp_path / "alone"))
+    among = by_name(build([*runs, *few], tmp_path / "among"))
+    for name, run in alone.items():
+        assert among[name].figures == run.figures
+
+
+def test_macro_f1_of_two_runs_differs_by_what_the_table_shows(everything) -> None:
+    _, site, view = everything
+    board = view.boards[0]
+    a, b = board.runs[0], board.runs[-1]
+    rows = data(site, f"{board.protocol}/pairs/{a.slug}")
+    row = rows["rows"][b.slug][rows["metrics"].index("macro_f1")]
+    shown = a.figures["macro_f1"].mean - b.figures["macro_f1"].mean
+    assert row[0] == pytest.approx(shown, abs=1e-6)
+
+
+@pytest.mark.parametrize("what", ["persona_id", "gold_emotion"])
+def test_a_run_that_contradicts_the_others_of_its_protocol_is_left_out(tmp_path, what) -> None:
+    runs = write_runs(tmp_path / "runs", FOUR)
+    lines = (runs[1] / "replies.jsonl").read_text().splitlines()
+    other = {"persona_id": "p" + "0" * 12, "gold_emotion": "proud"}[what]
+    changed = [json.dumps(json.loads(line) | {what: other}) for line in lines]
+    (runs[1] / "replies.jsonl").write_text("\n".join(changed) + "\n")
+    site = build(runs, tmp_path / "site")
+    assert [problem.name for problem in site.problems] == ["run-1"]
+    assert len(by_name(site)) == 3
 
 
 def test_bounds_hold_every_way_to_fill_in_what_is_missing(everything) -> None:
