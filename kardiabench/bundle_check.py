@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 import kardiabench
 from kardiabench.bundle import SUFFIX, Bundle, read_bundle
+from kardiabench.bundle_data import data_mismatches
 from kardiabench.bundle_rows import TurnText, word_counts
 from kardiabench.emotions import match_emotion
 from kardiabench.errors import ConfigError
@@ -60,6 +61,8 @@ def verify_bundle(path: Path) -> list[Difference]:
 def differences(bundle: Bundle) -> Iterator[Difference]:
     """Everything in which `bundle` contradicts itself."""
     yield from _figures(bundle)
+    for mismatch in data_mismatches(bundle.results, bundle.manifest):
+        yield Difference(*mismatch)
     for turn_id, turn in bundle.results.turns.items():
         yield from _turn(turn_id, turn, bundle)
     if bundle.has_texts:

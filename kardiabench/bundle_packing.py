@@ -24,6 +24,7 @@ from kardiabench.bundle_archive import (
     dump_line,
     write_archive,
 )
+from kardiabench.bundle_cards import public_card
 from kardiabench.bundle_check import differences
 from kardiabench.bundle_redaction import (
     is_open,
@@ -35,7 +36,7 @@ from kardiabench.bundle_redaction import (
 )
 from kardiabench.bundle_rows import TurnNote, TurnText, turn_row, word_counts
 from kardiabench.calibration import kept_calibration
-from kardiabench.cards import CARD_VERSION, SECTIONS, kept_card
+from kardiabench.cards import kept_card
 from kardiabench.drift import read_anchor_verdicts
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.records import clean_text
@@ -62,11 +63,10 @@ REPLIES = "replies and the judges' evidence, which may quote the dataset"
 THINKING = "the model's thinking that came apart from its replies"
 #: Verdicts whose evidence is what a server or a program said, and quotes nobody.
 _TRANSPORT = frozenset(("error", "skipped"))
-#: Of a calibration and of a judge card what is published.
+#: Of a calibration what is published.
 _CALIBRATION = (
     "calibration_version", "kardiabench", "created", "judge", "ratings", "dimensions", "refused",
 )  # fmt: skip
-_CARD = ("card_version", "judge", "fingerprint", "identity", "smoke_test", "dimensions", *SECTIONS)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _instruments(
     for name, judge in judges.items():
         card = kept_card(run, name, judge["fingerprint"])
         if card is not None:
-            yield f"{CARDS}/{name}.json", dump_json(_public_card(card, judge, secrets))
+            yield f"{CARDS}/{name}.json", dump_json(public_card(card, name, judge, secrets))
     calibration = kept_calibration(run)
     if calibration is not None:
         yield CALIBRATION, dump_json(_public_calibration(calibration, results, secrets))
@@ -190,16 +190,6 @@ def _anchor_lines(run: Path, judges: Mapping[str, Any]) -> Iterator[bytes]:
             if verdict is not None:
                 bare = replace(verdict, judge=name, evidence={}, parts={})
                 yield verdict_lines(anchor.item.reply, [bare])
-
-
-def _public_card(
-    card: Mapping[str, Any], judge: Mapping[str, Any], secrets: Sequence[str]
-) -> dict[str, Any]:
-    """The measurements; the identity as the protocol has it, which the fingerprint stands for."""
-    shown = {
-        key: public_value(card[key], secrets) for key in _CARD if key in card and key != "identity"
-    }
-    return shown | {"card_version": CARD_VERSION, "identity": judge["identity"]}
 
 
 def _public_calibration(

@@ -73,6 +73,11 @@ def word_counts(spans: Mapping[str, str | None]) -> dict[str, int | None]:
     return {name: None if span is None else len(span.split()) for name, span in spans.items()}
 
 
+def is_turn_id(text: str) -> bool:
+    """Whether `text` may name a turn: a dialogue that is a word, and the place in it."""
+    return re.fullmatch(_TURN, text) is not None
+
+
 def token(text: str | None) -> str | None:
     """`text` where it is a short word, as such names are; else `other`."""
     return text if text is None or re.fullmatch(_NAME, text) else _OTHER

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from typing import (
     TYPE_CHECKING,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 #: No figure of a run is larger.
 _LARGEST = 1e15
 _DEEPEST = 40
+#: The judge that tests the machinery and measures nothing.
+SMOKE = "smoke"
+_TIME = r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 
 
 class BadMember(ValueError):  # noqa: N818 - it is the member that is bad
@@ -67,13 +71,25 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
         version = str(manifest.get("manifest_version"))[:20]
         raise BadMember(f"it has version {version!r}, this kardiabench reads {MANIFEST_VERSION}")
     _validated(_adapters()[1], manifest)
+    _check_time(manifest["created"])
     protocol = manifest["protocol"]
     if digest(protocol) != manifest["protocol_id"]:
         raise BadMember("it was edited: its protocol is not what protocol_id stands for")
     for name, judge in protocol["scorer"]["judges"].items():
         if fingerprint(judge["identity"]) != judge["fingerprint"]:
             raise BadMember(f"it was edited: {name} has the fingerprint of another judge")
+        if judge["identity"].get("judge") == SMOKE and not judge.get("smoke_test"):
+            raise BadMember(f"it was edited: {name} is the smoke test and is said to be none")
         _check_dimensions(name, judge["dimensions"])
+
+
+def _check_time(created: str) -> None:
+    try:
+        datetime.fromisoformat(created)
+    except ValueError as error:
+        raise BadMember(
+            f"created: {created!r} is no time (as 2026-01-31T12:00:00+00:00)"
+        ) from error
 
 
 def _check_dimensions(judge: str, dimensions: Sequence[Mapping[str, Any]]) -> None:
@@ -94,6 +110,7 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
     line = Annotated[str, Field(max_length=1000)]
     name = Annotated[str, Field(min_length=1, max_length=500)]
     count = Annotated[int, Field(ge=0, le=10_000_000)]
+    some = Annotated[int, Field(ge=1, le=10_000_000)]
     mark = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
     @with_config(closed)
@@ -129,14 +146,28 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
 
     @with_config(opened)
     class CountsPart(TypedDict):
-        turns: count
-        dialogues: NotRequired[count]
-        personas: NotRequired[count]
-        fingerprint: NotRequired[Annotated[str, Field(max_length=100)]]
+        turns: some
+        dialogues: some
+        personas: some
+        fingerprint: mark
+
+    @with_config(opened)
+    class PromptsPart(TypedDict):
+        history: line
+        history_content: line
+        system_prompt: line
+        system_prompt_hash: line
+
+    @with_config(closed)
+    class GoldPart(TypedDict):
+        span: count
+        dialogue: count
 
     @with_config(opened)
     class ProtocolPart(TypedDict):
         dataset: CountsPart
+        prompts: PromptsPart
+        gold_emotion: GoldPart
         scorer: ScorerPart
 
     @with_config(closed)
@@ -166,7 +197,7 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
     @with_config(opened)
     class ManifestPart(TypedDict):
         kardiabench: Annotated[str, Field(max_length=50)]
-        created: NotRequired[Annotated[str, Field(pattern="^[0-9TZ:+.-]{0,40}$")]]
+        created: Annotated[str, Field(pattern=_TIME)]
         config: dict[str, Any]
         model: ModelPart
         dataset: SourcePart

@@ -8,9 +8,11 @@ from leaderboard.charts.cost import CostPoint, cost_quality
 from leaderboard.charts.intervals import IntervalRow, intervals
 from leaderboard.charts.radar import Axis, Series, radar
 from leaderboard.run_charts import radar_axes
+from leaderboard.templating import marked
 from leaderboard.views import Metric, RunView
 
 _MOST_ROWS, _MOST_POLYGONS = 60, 6
+_DRIFTED = "\N{DAGGER}"
 
 
 def charts(runs: Sequence[RunView], metrics: Sequence[Metric], primary: str) -> dict[str, str]:
@@ -33,6 +35,12 @@ def _foremost(runs: Sequence[RunView]) -> list[RunView]:
     return [run for run in runs if run.id in chosen]
 
 
+def _name(run: RunView, metrics: Sequence[Metric]) -> str:
+    """The run's name, with the mark of drift where one of `metrics` rests on a drifted judge."""
+    drifted = any(marked(run, metric) for metric in metrics)
+    return f"{run.name} {_DRIFTED}" if drifted else run.name
+
+
 def _mean(run: RunView, key: str) -> float | None:
     figure = run.figures.get(key)
     return None if figure is None else figure.mean
@@ -48,7 +56,7 @@ def _intervals(runs: Sequence[RunView], metric: Metric) -> str | None:
             run.figures[metric.key].low,
             run.figures[metric.key].high,
             group=run.kind,
-            note="\N{DAGGER}" if run.drifted else "",
+            note=_DRIFTED if marked(run, metric) else "",
         )
         for run in runs
     ]
@@ -61,7 +69,10 @@ def _radar(runs: Sequence[RunView], metrics: Sequence[Metric]) -> str | None:
     chosen = radar_axes(metrics)
     models = [run for run in runs if run.kind != "floor"][: _MOST_POLYGONS - 1]
     floors = [run for run in runs if run.kind == "floor"][:1]
-    series = [Series(run.name, [_mean(run, m.key) for m in chosen]) for run in (*models, *floors)]
+    series = [
+        Series(_name(run, chosen), [_mean(run, m.key) for m in chosen])
+        for run in (*models, *floors)
+    ]
     if not chosen or not series:
         return None
     axes = [Axis(metric.label, metric.low, metric.high) for metric in chosen]
@@ -73,7 +84,8 @@ def _cost(runs: Sequence[RunView], metric: Metric) -> str | None:
     for run in runs:
         figure, cost = run.figures[metric.key], run.cost_per_turn
         if cost is not None and figure.mean is not None:
-            points.append(CostPoint(run.name, cost, figure.mean, figure.low, figure.high))
+            name = _name(run, [metric])
+            points.append(CostPoint(name, cost, figure.mean, figure.low, figure.high))
     if not points:
         return None
     label = f"{metric.label} against the price of a turn in US dollars"

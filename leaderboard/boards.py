@@ -56,7 +56,7 @@ def board_view(table: Table, page: str, *, text: bool) -> BoardView:
         unranked=[view for view in views if not view.ranked],
         detectable=[_detectable(standing) for standing in table.standings.values()],
         text=text,
-        licence=licence(manifest),
+        licence=licence(extract.manifest for extract in table.extracts),
         charts=board_charts.charts(runs, list(table.metrics), chosen),
     )
 

@@ -12,12 +12,12 @@ from leaderboard.views import CardView
 
 
 def cards_of(extracts: Sequence[Extract]) -> list[CardView]:
-    """Each judge's card once, by the judge and its fingerprint: of several the first."""
+    """Each card once: runs that keep different ones of a judge have a page each."""
     found: dict[str, CardView] = {}
     for extract in extracts:
         for judge, card in extract.cards.items():
             mark = str(card["fingerprint"])
-            page = card_page(judge, mark)
+            page = card_page(judge, card)
             source = page.removesuffix(".html") + ".json"
             if page not in found:
                 content = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)

@@ -15,11 +15,12 @@ from leaderboard.views import BoardView, SiteView
 
 
 def write_data(
-    folder: Path, tables: Sequence[Table], site: SiteView, text_from: Sequence[str]
+    folder: Path, tables: Sequence[Table], site: SiteView, text_from: Sequence[str] | None
 ) -> None:
     """Write the index, and for each protocol its dialogues and pairs.
 
-    Raises `DataError` where text is to be shown and its dataset is not there.
+    `text_from` are datasets whose text was asked for, None where none was: then only the sample's
+    is shown. Raises `DataError` where text is to be shown and its dataset is not there.
     """
     write_script(folder, "index", {"boards": [_board(board) for board in site.boards]})
     for table, board in zip(tables, site.boards, strict=True):
@@ -52,7 +53,13 @@ def _board(board: BoardView) -> dict[str, Any]:
             for metric in board.metrics
         ],
         "runs": [
-            {"slug": run.slug, "name": run.name, "kind": run.kind, "ranked": run.ranked}
+            {
+                "slug": run.slug,
+                "name": run.name,
+                "kind": run.kind,
+                "ranked": run.ranked,
+                "drifted": [judge.name for judge in run.judges if judge.drifted],
+            }
             for run in (*board.runs, *board.unranked)
         ],
     }

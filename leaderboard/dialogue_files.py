@@ -8,11 +8,11 @@ from typing import Any
 
 from kardiabench.records import Dialogue
 from leaderboard.extract import DialogueNote
-from leaderboard.scripts import PACKED, packed, write_script
-from leaderboard.turn_files import cut
+from leaderboard.scripts import PACKED, packed, size, write_script
+from leaderboard.turn_files import LONGEST, cut
 
 _TITLE = 160
-_SHORT = 1_000
+_SHORTER = (2_000, 500, 100, 20)
 
 
 def write_dialogue_files(
@@ -25,7 +25,7 @@ def write_dialogue_files(
     shards, titles = None, None
     if dialogues is not None:
         texts = [_text(dialogues.get(note.id)) for note in notes]
-        shards = packed([_bytes(text) for text in texts])
+        shards = packed([size(text) for text in texts])
         titles = [_title(text["situation"]) for text in texts]
         _write_texts(folder, protocol, notes, texts, shards)
     index = {
@@ -70,30 +70,25 @@ def _write_texts(
 
 
 def _text(dialogue: Dialogue | None) -> dict[str, Any]:
-    """What is shown of a dialogue; cut short where it would fill a file alone."""
+    """What is shown of a dialogue; cut ever shorter until it fills no file alone."""
     if dialogue is None:
         return {"profile": "", "mbti": "", "situation": "", "messages": []}
-    whole = _shown(dialogue, None)
-    return whole if _bytes(whole) <= PACKED else _shown(dialogue, _SHORT)
+    shown = _shown(dialogue, LONGEST)
+    for longest in _SHORTER:
+        if size(shown) <= PACKED:
+            break
+        shown = _shown(dialogue, longest)
+    return shown
 
 
-def _shown(dialogue: Dialogue, longest: int | None) -> dict[str, Any]:
-    def fit(text: str) -> str:
-        return cut(text) if longest is None else cut(text, longest)
-
+def _shown(dialogue: Dialogue, longest: int) -> dict[str, Any]:
     return {
-        "profile": fit(dialogue.profile),
-        "mbti": fit(dialogue.mbti),
-        "situation": fit(dialogue.situation),
+        "profile": cut(dialogue.profile, longest),
+        "mbti": cut(dialogue.mbti, longest),
+        "situation": cut(dialogue.situation, longest),
         "messages": [
-            {"role": message.role, "content": fit(message.content)}
+            {"role": message.role, "content": cut(message.content, longest)}
             for message in dialogue.messages
             if message.role != "system"
         ],
     }
-
-
-def _bytes(text: Mapping[str, Any]) -> int:
-    words = [text["profile"], text["mbti"], text["situation"]]
-    words += [message["content"] for message in text["messages"]]
-    return sum(len(word.encode(errors="replace")) + 40 for word in words)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leaderboard.templating import marked
 from leaderboard.views import BoardView, RunView
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def write_exports(folder: Path, board: BoardView) -> None:
 
 
 def frame(board: BoardView) -> pd.DataFrame:
-    """One row a run and metric, ranked runs first; what is not there is missing."""
+    """One row a run and metric, ranked runs first; what is not there is missing.
+
+    `drifted`: the number rests on a judge that has drifted. `why_unranked` is empty where ranked.
+    """
     import pandas as pd
 
     rows = [row for run in (*board.runs, *board.unranked) for row in _rows(board, run)]
@@ -38,12 +42,13 @@ def frame(board: BoardView) -> pd.DataFrame:
 
 _COLUMNS: dict[str, Any] = {
     "protocol": "str", "run": "str", "model": "str", "name": "str", "kind": "str", "ranked": "bool",
+    "why_unranked": "str",
     "metric": "str", "mean": "float64", "low": "float64", "high": "float64", "coverage": "float64",
     "rank": "Int64", "rank_low": "Int64", "rank_high": "Int64",
     "worst": "float64", "best": "float64", "personas": "int64", "scored": "int64", "total": "int64",
     "cost_per_turn": "float64", "judge_cost_per_turn": "float64",
     "tokens_in_per_turn": "float64", "tokens_out_per_turn": "float64",
-    "latency_p50": "float64", "latency_p95": "float64", "malformed": "float64",
+    "latency_p50": "float64", "latency_p95": "float64", "malformed": "float64", "drifted": "bool",
 }  # fmt: skip
 
 
@@ -57,6 +62,7 @@ def _rows(board: BoardView, run: RunView) -> Iterator[dict[str, Any]]:
             "run": run.id,
             "metric": metric.key,
             "coverage": figure.coverage,
+            "drifted": marked(run, metric),
             **{name: getattr(figure, name) for name in _FIGURE},
             **{name: getattr(run, name) for name in _RUN},
         }
@@ -67,7 +73,7 @@ _FIGURE = (
     "total",
 )  # fmt: skip
 _RUN = (
-    "model", "name", "kind", "ranked", "cost_per_turn", "judge_cost_per_turn",
+    "model", "name", "kind", "ranked", "why_unranked", "cost_per_turn", "judge_cost_per_turn",
     "tokens_in_per_turn", "tokens_out_per_turn", "latency_p50", "latency_p95", "malformed",
 )  # fmt: skip
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from kardiabench.bundle_redaction import public_text
+from kardiabench.redaction import known_secrets
 from kardiabench.report import plain
 from kardiabench.store import Manifest
 from leaderboard.extract import Extract
+from leaderboard.views import Problem
 
 _LONGEST = 120
 
@@ -38,3 +43,24 @@ def shown_name(manifest: Manifest) -> str:
     """The model's name as people see it: without control characters, not too long."""
     name = " ".join(plain(str(manifest["model"]["name"])).split()) or "(no name)"
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
+def published(problems: Sequence[Problem], inputs: Sequence[Path]) -> list[Problem]:
+    """`problems` as a page may have them: inputs by their names, and no path, address or key."""
+    secrets = known_secrets()
+    ways = {str(way): one.name for one in inputs for way in (one, one.resolve())}
+    named = [(way, ways[way]) for way in sorted(ways, key=len, reverse=True) if "/" in way]
+    return [
+        replace(
+            problem,
+            name=public_text(problem.name, secrets),
+            why=public_text(_by_name(problem.why, named), secrets),
+        )
+        for problem in problems
+    ]
+
+
+def _by_name(text: str, named: Sequence[tuple[str, str]]) -> str:
+    for way, name in named:
+        text = text.replace(way, name)
+    return text

@@ -6,12 +6,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from kardiabench.errors import KardiaBenchError
+from kardiabench.errors import KardiaBenchError, StorageError
 from leaderboard import kept
 from leaderboard.extract import Extract
 from leaderboard.signatures import signature
@@ -87,7 +88,13 @@ def _made(
         return
     # A fresh interpreter each: a forked one would share the parent's threads' locks.
     with ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(make, paths)
+        try:
+            yield from pool.map(make, paths)
+        except BrokenProcessPool as error:
+            raise StorageError(
+                "a process that read runs was killed, probably for want of memory; "
+                "build again with --workers 1 (what was read is kept)"
+            ) from error
 
 
 def _make(path: Path, cache: Path, include_text: bool) -> Processed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
@@ -23,7 +24,9 @@ def command_of(manifest: Manifest) -> str:
     for name, value in config.items():
         if name not in _MANNERS and name in _DEFAULTS and value != _DEFAULTS[name]:
             parts += _option(name, value)
-    return shlex.join(parts)
+    # No option takes the default seed away, so the reader has to be told.
+    bare = "  # without a seed" if config.get("seed", 0) is None else ""
+    return shlex.join(parts) + bare
 
 
 def _option(name: str, value: Any) -> Iterator[str]:
@@ -36,7 +39,7 @@ def _option(name: str, value: Any) -> Iterator[str]:
         yield from (option, str(value).replace("_", "-"))
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from (option, f"{key}={inner}")
+            yield from (option, f"{key}={_written(inner)}")
     elif name == "emotions":
         yield from (option, ",".join(map(str, value)))
     elif isinstance(value, list | tuple):
@@ -44,6 +47,21 @@ def _option(name: str, value: Any) -> Iterator[str]:
             yield from (option, str(inner))
     else:
         yield from (option, str(value))
+
+
+def _written(value: Any) -> str:
+    """A value as the command reads it back: as YAML, which JSON is a part of."""
+    return value if isinstance(value, str) and _reads_back(value) else json.dumps(value)
+
+
+def _reads_back(text: str) -> bool:
+    """Whether YAML takes `text` for itself, and not for a number, a switch or a list."""
+    import yaml
+
+    try:
+        return bool(yaml.safe_load(text) == text)
+    except yaml.YAMLError:
+        return False
 
 
 def _default(setting: Any) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from kardiabench.fingerprints import digest
 from leaderboard.extract import Extract
 from leaderboard.reproduction import command_of
 from leaderboard.table import Table
-from leaderboard.views import DriftShift, Figure, JudgeView, RunView
+from leaderboard.views import DriftShift, Figure, FlagView, JudgeView, RunView
 
 
 def run_view(table: Table, place: int, name: str, charts: Mapping[str, str]) -> RunView:
@@ -17,6 +19,7 @@ def run_view(table: Table, place: int, name: str, charts: Mapping[str, str]) -> 
     extract = table.extracts[place]
     summary, manifest = extract.summary, extract.manifest
     turns, usage = summary["turns"], summary["usage"]
+    answered = turns["answered"] - turns["by_status"].get("error", 0)  # an error is no answer
     latency = summary["timing"]["latency_seconds"] or {"p50": None, "p95": None}
     return RunView(
         id=extract.id,
@@ -31,18 +34,18 @@ def run_view(table: Table, place: int, name: str, charts: Mapping[str, str]) -> 
         why_unranked=table.why_unranked[place],
         figures=_figures(table, place),
         turns_planned=turns["planned"],
-        turns_answered=turns["answered"],
+        turns_answered=answered,
         statuses=turns["by_status"],
         problems=summary["format"]["problems"],
         malformed=_share(summary["format"]["malformed"], summary["format"]["replies"]),
-        cost_per_turn=_cost([usage["model"]], turns["answered"]),
-        judge_cost_per_turn=_cost(list(usage["judges"].values()), turns["answered"]),
-        tokens_in_per_turn=_tokens(usage["model"], "prompt_tokens", turns["answered"]),
-        tokens_out_per_turn=_tokens(usage["model"], "completion_tokens", turns["answered"]),
+        cost_per_turn=extract.cost,
+        judge_cost_per_turn=extract.judge_cost,
+        tokens_in_per_turn=_tokens(usage["model"], "prompt_tokens", answered),
+        tokens_out_per_turn=_tokens(usage["model"], "completion_tokens", answered),
         latency_p50=latency["p50"],
         latency_p95=latency["p95"],
         judges=[_judge(extract, judge) for judge in summary["judges"]],
-        flags=extract.flags,
+        flags=[_of_planned(flag, extract.planned) for flag in extract.flags],
         emotions=extract.emotions,
         variance=extract.variance,
         failures=extract.failures,
@@ -62,13 +65,9 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _cost(usages: list[Mapping[str, Any]], turns: int) -> float | None:
-    """US dollars a turn. None where a part that made calls has no price: it would look cheap."""
-    called = [usage for usage in usages if usage["calls"]]
-    costs = [usage["cost"] for usage in called]
-    if not turns or not called or None in costs:
-        return None
-    return float(sum(costs) / turns)
+def _of_planned(flag: FlagView, planned: int) -> FlagView:
+    """With the coverage of all planned turns: those that have no reply were not judged either."""
+    return replace(flag, coverage=flag.scored / planned if planned else 0.0)
 
 
 def _tokens(usage: Mapping[str, Any], kind: str, turns: int) -> float | None:
@@ -89,14 +88,17 @@ def _judge(extract: Extract, name: str) -> JudgeView:
         drifted=drift["warning"] if drift and drift["compared"] else None,
         drift_note=_drift_note(drift),
         shifts=_shifts(drift),
-        card=card_page(name, described["fingerprint"]) if name in extract.cards else None,
+        card=card_page(name, extract.cards[name]) if name in extract.cards else None,
         findings=note["findings"] if note else None,
     )
 
 
-def card_page(judge: str, fingerprint: str) -> str:
-    """The address of a judge card's page. Judges' names are letters, digits, `_`, `.` and `-`."""
-    return f"judges/{judge}-{fingerprint}.html"
+def card_page(judge: str, card: Mapping[str, Any]) -> str:
+    """The address of a judge card's page: by its content, since two runs may keep different ones.
+
+    Judges' names are letters, digits, `_`, `.` and `-`.
+    """
+    return f"judges/{judge}-{card['fingerprint']}-{digest(card, length=8)}.html"
 
 
 def _asked(identity: Mapping[str, Any]) -> str | None:

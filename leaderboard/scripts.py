@@ -1,6 +1,7 @@
 """Data files of the site. They are scripts: pages opened from a disk may not fetch anything else.
 
-Each holds `kardiabench.put(KEY, VALUE);`, both JSON, so no text in it can become code.
+Each holds `kardiabench.put(KEY,JSON.parse('VALUE'));`: no text in it can become code, and a key
+that means something to JavaScript (`__proto__`) is a key like any other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from kardiabench.stats import Floats
 
 #: Bytes that a data file holds at most; `PACKED` is what files are filled to.
 LIMIT, PACKED = 2_000_000, 800_000
+#: Whole numbers below it are the same as integers.
+_EXACT = 2.0**53
 
 
 def write_script(folder: Path, key: str, value: object) -> Path:
@@ -29,15 +32,19 @@ def write_script(folder: Path, key: str, value: object) -> Path:
 
 def script(key: str, value: object) -> bytes:
     """The content of a data file."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"kardiabench.put({json.dumps(key)},{_harmless(clean_text(text))});\n".encode()
+    return b"kardiabench.put(%b,JSON.parse('%b'));\n" % (json.dumps(key).encode(), _dumped(value))
+
+
+def size(value: object) -> int:
+    """The bytes that `value` takes in a data file."""
+    return len(_dumped(value))
 
 
 def numbers(values: Floats, digits: int = 4) -> list[Any]:
     """`values` (of any shape) for JSON: rounded, whole numbers without a point, NaN as None."""
     array = np.asarray(values, dtype=np.float64).round(digits)
     finite = np.isfinite(array)
-    whole = finite & (array == np.trunc(array))
+    whole = finite & (array == np.trunc(array)) & (np.abs(array) < _EXACT)
     listed = array.astype(object)
     listed[whole] = array[whole].astype(np.int64)
     listed[~finite] = None
@@ -56,6 +63,12 @@ def packed(sizes: Sequence[int], limit: int = PACKED) -> list[int]:
     return places
 
 
+def _dumped(value: object) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _harmless(clean_text(text)).encode()
+
+
 def _harmless(text: str) -> str:
-    """JSON that stays a script's text wherever a script may stand."""
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    """JSON as the text of a script's string, wherever a script may stand."""
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return text.replace("\\", "\\\\").replace("'", "\\'")

@@ -52,7 +52,10 @@ def environment() -> Environment:
         "seconds": seconds, "count": count, "raw": raw, "day": day, "svg": svg,
         "relative": relative, "turn_parts": turn_parts, "query": query,
     }  # fmt: skip
-    made.globals |= {"marked": marked, "shared": shared, "judges_of": judges_of}
+    made.globals |= {
+        "marked": marked, "moved": moved, "drifted_judges": drifted_judges, "shared": shared,
+        "judges_of": judges_of,
+    }  # fmt: skip
     return made
 
 
@@ -160,10 +163,24 @@ def query(values: Mapping[str, str]) -> str:
 
 def marked(run: RunView, metric: Metric) -> bool:
     """Whether a number rests on a judge that has drifted: its own, or any for the composite."""
-    drifted = [judge.name for judge in run.judges if judge.drifted]
+    drifted = drifted_judges(run)
     if metric.kind == "composite":
         return bool(drifted)
     return any(metric.key.startswith(f"{name}.") for name in drifted)
+
+
+def drifted_judges(run: RunView) -> list[str]:
+    """The names of the judges of a run that have drifted."""
+    return [judge.name for judge in run.judges if judge.drifted]
+
+
+def moved(runs: Sequence[RunView], metrics: Sequence[Metric]) -> list[RunView]:
+    """Those of `runs` that have a marked number of one of `metrics`."""
+    return [
+        run
+        for run in runs
+        if any(metric.key in run.figures and marked(run, metric) for metric in metrics)
+    ]
 
 
 def shared(runs: Sequence[RunView], key: str) -> set[int]:

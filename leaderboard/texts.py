@@ -8,29 +8,51 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from kardiabench.bundle_redaction import is_open
+from kardiabench.bundle_data import sample_dialogues
+from kardiabench.bundle_redaction import SAMPLE, is_open
 from kardiabench.errors import DataError
 from kardiabench.plugins import load_registry
 from kardiabench.records import Dialogue
 from kardiabench.rows import BadRow, read_row
 from kardiabench.store import Manifest
+from leaderboard.extract import Extract
 
-SAMPLE = "sample"
+_OPEN = "CC0 1.0 (the sample that comes with kardiabench)"
 _LICENCES = {
-    SAMPLE: "CC0 1.0 (the sample that comes with kardiabench)",
     "KardiaBench": "CC BY-NC-ND 4.0, gated: no redistribution",
     "Jhcircle/KardiaBench": "CC BY-NC-ND 4.0, gated: no redistribution",
 }
 
 
-def licence(manifest: Manifest) -> str:
-    """Under what the dataset of a run stands, in words."""
+def licence(manifests: Iterable[Manifest]) -> str:
+    """Under what the dataset of a protocol's runs stands, in words: whatever one of them says."""
+    return "; ".join(sorted({_licence(manifest) for manifest in manifests}))
+
+
+def _licence(manifest: Manifest) -> str:
+    if is_open(manifest):
+        return _OPEN
     return _LICENCES.get(str(manifest["dataset"]["name"]), "not known to this program")
 
 
 def shows_text(manifest: Manifest, *, include_text: bool) -> bool:
     """Whether the text of this run's dataset goes to the site."""
     return include_text or is_open(manifest)
+
+
+def board_shows_text(extracts: Sequence[Extract], *, include_text: bool) -> bool:
+    """Whether the text of a protocol's dialogues goes to the site.
+
+    Unasked only that of the sample: each of its runs is on it, by the file's digest, and has no
+    other dialogue. What a run says of its dataset is in no digest of the protocol.
+    """
+    if include_text:
+        return True
+    known = sample_dialogues()
+    return all(
+        is_open(extract.manifest) and all(note.id in known for note in extract.dialogues)
+        for extract in extracts
+    )
 
 
 def dialogues_of(datasets: Iterable[str], wanted: Collection[str]) -> dict[str, Dialogue]:
@@ -66,8 +88,13 @@ def _read(name: str, wanted: Collection[str]) -> dict[str, Dialogue]:
     return found
 
 
-def named(manifests: Sequence[Manifest], given: Sequence[str]) -> list[str]:
-    """Where to look for text: what the user gave, then what the runs themselves name."""
+def named(manifests: Sequence[Manifest], given: Sequence[str] | None) -> list[str]:
+    """Where to look for text: what the user gave, then what the runs themselves name.
+
+    With None for `given`, that is unasked, in the sample alone.
+    """
+    if given is None:
+        return [SAMPLE]
     own = [str(manifest["dataset"]["name"]) for manifest in manifests]
-    known = [name for name in own if name in _LICENCES]
+    known = [name for name in own if name == SAMPLE or name in _LICENCES]
     return list(dict.fromkeys([*given, *known]))

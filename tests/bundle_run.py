@@ -20,7 +20,7 @@ from kardiabench.bundle_packing import pack_run
 from kardiabench.calibration import keep_calibration, make_calibration
 from kardiabench.cards import keep_cards
 from kardiabench.emotions import EMOTIONS
-from kardiabench.fingerprints import fingerprint
+from kardiabench.fingerprints import digest, fingerprint
 from kardiabench.records import Dimension, Item, Reply, Usage, Verdict
 from kardiabench.store import ANCHORS, read_manifest, verdict_lines
 
@@ -53,7 +53,7 @@ def rated(item: Item, number: int) -> Verdict:
 def item_of(number: int) -> Item:
     secret = {"profile": SECRET, "situation": SECRET, "mbti": SECRET}
     turn = make_turn(
-        f"d{number // 2}", number % 2, f"p{number % 3}", EMOTIONS[number % 7], **secret
+        f"d{number // 2}", number % 2, f"p{number // 2 % 3}", EMOTIONS[number % 7], **secret
     )
     text = say(EMOTIONS[number % 5], f"{SAID} {'word ' * number}")
     reply = Reply(turn.id, text, usage=Usage(1, 50, number, cost=0.5), latency=1.0 + number)
@@ -72,12 +72,35 @@ def judged(number: int) -> tuple[Any, Reply, Sequence[Verdict]]:
     return item.turn, item.reply, [*rules, rated(item, number)]
 
 
+def with_data(manifest: dict[str, Any], turns: int, dialogues: Sequence[str], personas: int):
+    """`manifest` with the parts of the protocol that say what was asked, and of what data."""
+    protocol = manifest["protocol"] | {
+        "dataset": {
+            "fingerprint": digest(sorted(dialogues)),
+            "dialogues": len(dialogues),
+            "turns": turns,
+            "personas": personas,
+        },
+        "prompts": {
+            "history": "gold",
+            "history_content": "spans",
+            "system_prompt": "dataset",
+            "system_prompt_hash": "0" * 16,
+        },
+        "gold_emotion": {"span": turns, "dialogue": 0},
+    }
+    created = "2026-01-02T03:04:05+00:00"
+    made = {"protocol": protocol, "protocol_id": digest(protocol), "created": created}
+    return manifest | made
+
+
 def a_manifest(turns: int, **changes: Any) -> dict[str, Any]:
     manifest = make_manifest([FormatJudge(), EmotionJudge(), RUBRIC], turns, WEIGHTS)
+    dialogues = [f"d{number}" for number in range((turns + 1) // 2)]
+    manifest = with_data(manifest, turns, dialogues, min(3, len(dialogues)))
     name = f"replay/{HOME}/replies.jsonl"
     return {
         **manifest,
-        "created": "2026-01-02T03:04:05+00:00",
         "config": {
             "model": name,
             "dataset": f"{HOME}/test.jsonl",

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
-from site_runs import MODELS, Made, write_run, write_runs
+from site_runs import HOSTILE, MODELS, Made, write_run, write_runs
 
+from kardiabench.fingerprints import digest
 from leaderboard.serving import HOST, server
 from leaderboard.site import Plan, build_site
 from leaderboard.views import BoardView, RunView, SiteView
@@ -89,7 +90,8 @@ class Site:
         found = re.fullmatch(r'kardiabench\.put\("([^"]*)",(.*)\);\n', text, re.DOTALL)
         assert found is not None
         assert found[1] == key
-        return json.loads(found[2])
+        quoted = re.fullmatch(r"JSON\.parse\('(.*)'\)", found[2], re.DOTALL)
+        return json.loads(re.sub(r"\\(['\\])", r"\1", quoted[1]) if quoted else found[2])
 
     def dialogues(self) -> dict[str, Any]:
         found: dict[str, Any] = self.data(f"{self.board.protocol}/dialogues")
@@ -139,6 +141,48 @@ def make_site(folder: Path) -> Site:
     plan = Plan(cache=folder / "cache", workers=1)
     view = build_site([folder / "runs"], folder / "site", plan)
     return Site(folder / "site", f"{(folder / 'site').as_uri()}/", view)
+
+
+#: Names that are something else to a careless script, by what they stand for.
+JUDGES = {"rubric": "__proto__", "safety": "constructor"}
+DIMENSIONS = {
+    "relevance": "__proto__",
+    "fluency": "constructor",
+    "empathy": f"to.String \"'{HOSTILE}",
+    "persona_consistency": "name",
+}
+
+
+def renamed_site(folder: Path) -> Site:
+    """A site of two runs whose judges and dimensions bear the names above."""
+    for place, made in enumerate(MODELS[2:4]):
+        _rename(write_run(folder / "runs" / f"run-{place}", replace(made, carded=False), limit=4))
+    view = build_site([folder / "runs"], folder / "site", Plan(cache=folder / "cache", workers=1))
+    return Site(folder / "site", f"{(folder / 'site').as_uri()}/", view)
+
+
+def _rename(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    scorer = manifest["protocol"]["scorer"]
+    for judge in scorer["judges"].values():
+        for dimension in judge["dimensions"]:
+            dimension["name"] = DIMENSIONS.get(dimension["name"], dimension["name"])
+    for name in ("judges", "weights"):
+        scorer[name] = {JUDGES.get(judge, judge): one for judge, one in scorer[name].items()}
+    manifest["protocol_id"] = digest(manifest["protocol"])
+    (run / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    log = run / "verdicts.jsonl"
+    lines = log.read_text("utf-8").splitlines()
+    log.write_text("".join(f"{_renamed(line)}\n" for line in lines), "utf-8")
+
+
+def _renamed(line: str) -> str:
+    row = json.loads(line)
+    verdict = row["verdict"]
+    verdict["judge"] = JUDGES.get(verdict["judge"], verdict["judge"])
+    for part in ("scores", "evidence"):
+        verdict[part] = {DIMENSIONS.get(key, key): one for key, one in verdict[part].items()}
+    return json.dumps(row)
 
 
 def _on_a_file(run: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bundle_run import HOME, MARK, SAID, SECRET, a_bundle, a_manifest, a_run, members
+from site_runs import Made, write_run
 
 from kardiabench.bundle import read_bundle
 from kardiabench.bundle_archive import TEXTS, TURNS, write_archive
@@ -15,14 +16,11 @@ from kardiabench.bundle_packing import NEVER, REPLIES, bundle_name, pack_run
 from kardiabench.bundle_redaction import is_open, public_manifest, run_id
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.results import read_results
-from kardiabench.sources import open_sample
 from kardiabench.spans import parse_spans
 from kardiabench.store import ANCHORS, CALIBRATION, read_manifest
 from kardiabench.store import REPLIES as REPLY_LOG
 from kardiabench.summary import summarise
 from kardiabench.texts import iterate_texts
-
-OPEN = {"dataset": dict(open_sample("sample", None, None).identity)}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,7 @@ def test_a_bundle_says_what_it_lacks(run: Path, tmp_path: Path):
 
 
 def test_replies_to_the_sample_go_out_and_those_to_what_is_called_so_do_not(tmp_path: Path):
-    mine = a_run(tmp_path / "mine", dataset=OPEN["dataset"])
+    mine = write_run(tmp_path / "mine", Made("a/model"))
     theirs = a_run(tmp_path / "theirs", dataset={"name": "./sample", "sha256": "0" * 64})
     assert pack_run(mine, tmp_path / "a.kardia.zip").bundle.has_texts
     assert not pack_run(mine, tmp_path / "b.kardia.zip", include_replies=False).bundle.has_texts

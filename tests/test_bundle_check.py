@@ -273,3 +273,52 @@ def test_a_long_value_is_cut_in_the_sentence():
     assert len(sentence) < 150
     assert sentence.endswith("its rows give None")
     assert copy.copy(bundle_check.EMOTION_RULE) != bundle_check.FORMAT_RULE
+
+
+# --- the data -------------------------------------------------------------------------------------
+
+
+def edit_turns(change: Callable[[dict[str, Any]], None], stop: int | None = None):
+    """For `rewrite`: change every row, in place, and keep the first `stop`."""
+
+    def edit(content: bytes) -> bytes:
+        rows = [json.loads(line) for line in content.splitlines()][:stop]
+        for row in rows:
+            change(row)
+        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+    return edit
+
+
+def another_dialogue(row: dict[str, Any]) -> None:
+    row["turn_id"] = row["turn_id"].replace("d5/", "invented/")
+
+
+def another_persona(row: dict[str, Any]) -> None:
+    row["persona_id"] = row["turn_id"].split("/")[0]
+
+
+def two_personas(row: dict[str, Any]) -> None:
+    row["persona_id"] = f"p{row['turn_id'][-1]}"
+
+
+def another_source(row: dict[str, Any]) -> None:
+    row["gold_source"] = "dialogue"
+
+
+@pytest.mark.parametrize(
+    ("change", "stop", "where"),
+    [
+        (another_dialogue, None, "manifest.protocol.dataset.fingerprint"),
+        (another_persona, None, "manifest.protocol.dataset.personas"),
+        (another_persona, 9, "manifest.protocol.dataset.personas"),
+        (two_personas, None, "turns.d0/1.persona_id"),
+        (another_source, None, "manifest.protocol.gold_emotion.span"),
+        (another_source, 3, "manifest.protocol.gold_emotion.dialogue"),
+    ],
+)
+def test_rows_that_are_not_of_the_protocols_data_are_named(
+    bundle: Path, change: Any, stop: int | None, where: str
+):
+    rewrite(bundle, TURNS, edit_turns(change, stop))
+    assert where in [found.where for found in verify_bundle(bundle)]

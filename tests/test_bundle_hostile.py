@@ -328,6 +328,53 @@ def test_a_protocol_is_checked_though_its_digest_was_mended(bundle: Path, change
     assert said in refused(bundle)
 
 
+def take(*path: str) -> Callable[[Any], None]:
+    def change(value: Any) -> None:
+        for step in path[:-1]:
+            value = value[step]
+        del value[path[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (take("created"), "created"),
+        (put("created", to=""), "created"),
+        (put("created", to="99T99:99:99+99:99Z-.."), "created"),
+        (put("created", to="2026-02-30T00:00:00+00:00"), "is no time"),
+        (take("protocol", "prompts"), "protocol.prompts"),
+        (take("protocol", "prompts", "history"), "protocol.prompts.history"),
+        (take("protocol", "prompts", "system_prompt_hash"), "system_prompt_hash"),
+        (take("protocol", "gold_emotion"), "protocol.gold_emotion"),
+        (take("protocol", "dataset", "dialogues"), "protocol.dataset.dialogues"),
+        (take("protocol", "dataset", "personas"), "protocol.dataset.personas"),
+        (take("protocol", "dataset", "fingerprint"), "protocol.dataset.fingerprint"),
+        (put("protocol", "dataset", "turns", to=0), "protocol.dataset.turns"),
+    ],
+)
+def test_what_a_page_cannot_do_without_is_in_a_manifest(bundle: Path, change: Any, said: str):
+    def edit(manifest: Any) -> None:
+        change(manifest)
+        manifest["protocol_id"] = digest(manifest["protocol"])
+
+    rewrite(bundle, MANIFEST, edit_json(edit))
+    rewrite(bundle, INDEX, edit_json(lambda it: it.update(run_id=_run_id(bundle))), fix=False)
+    assert said in refused(bundle)
+
+
+def test_a_smoke_test_is_never_said_to_be_none(bundle: Path):
+    def edit(manifest: Any) -> None:
+        judge = manifest["protocol"]["scorer"]["judges"]["rubric"]
+        judge["identity"] = {"judge": "smoke"}
+        judge["fingerprint"] = fingerprint(judge["identity"])
+        manifest["protocol_id"] = digest(manifest["protocol"])
+
+    rewrite(bundle, MANIFEST, edit_json(edit))
+    assert "rubric is the smoke test and is said to be none" in refused(bundle)
+
+
 def test_what_no_bundle_publishes_is_dropped_from_a_manifest(bundle: Path):
     def edit(manifest: Any) -> None:
         manifest["config"] |= {"api_base": "http://there", "judges": ["x:model=hf//home/me/m"]}

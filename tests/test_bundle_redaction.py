@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_run import MARK, RUBRIC, SECRET, WEIGHTS, a_manifest, a_run, rated
+from bundle_run import MARK, RUBRIC, SECRET, WEIGHTS, a_manifest, a_run, rated, with_data
 from hypothesis import given
 from hypothesis import strategies as st
 from rundata import make_item, make_manifest, make_run
@@ -114,6 +114,7 @@ def test_long_texts_take_time_in_proportion(piece: str):
 def run_judged_by(path: Path, model: dict[str, Any], description: str = "how warm") -> Path:
     """A run of one turn whose rubric judge asks `model`."""
     manifest = make_manifest([FormatJudge(), EmotionJudge(), RUBRIC], 1, WEIGHTS)
+    manifest = with_data(manifest, 1, ["d0"], 1)
     judge = manifest["protocol"]["scorer"]["judges"]["rubric"]
     judge["identity"] = {"judge": "rubric", "model": model}
     judge["fingerprint"] = fingerprint(judge["identity"])

@@ -58,9 +58,11 @@ def by_name(site: SiteView) -> dict[str, RunView]:
 def data(site: Path, key: str) -> Any:
     """What a data file puts."""
     text = (site / "data" / f"{key}.js").read_text("utf-8")
-    found = re.fullmatch(r'kardiabench\.put\("([^"]*)",(.*)\);\n', text, re.DOTALL)
+    found = re.fullmatch(
+        r"kardiabench\.put\(\"([^\"]*)\",JSON\.parse\('(.*)'\)\);\n", text, re.DOTALL
+    )
     assert found and found[1] == key
-    return json.loads(found[2])
+    return json.loads(re.sub(r"\\(.)", r"\1", found[2]))
 
 
 # --- ranks ----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from axe_playwright_python.sync_playwright import Axe
 from jsonschema import Draft202012Validator
 from playwright.sync_api import Browser, Page, expect
 from site_browser import (
+    DIMENSIONS,
     HEBREW,
     Site,
     Visit,
@@ -32,6 +33,7 @@ from site_browser import (
     names,
     number,
     probability,
+    renamed_site,
     served,
     signed,
     visiting,
@@ -278,6 +280,113 @@ def test_a_reply_of_10_mb_is_cut_and_says_so(visit: Visit) -> None:
     assert len(said.inner_text()) < 10_000
 
 
+@pytest.fixture(scope="module")
+def renamed(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return renamed_site(tmp_path_factory.mktemp("renamed"))
+
+
+def test_judges_and_dimensions_named_like_parts_of_objects_are_names(
+    browser: Browser, renamed: Site
+) -> None:
+    run = renamed.board.runs[0]
+    dialogue = renamed.dialogues()["ids"][0]
+    known = renamed.answer(run, dialogue, 0)
+    own = [metric for metric in renamed.board.metrics if metric.key.startswith("__proto__.")]
+    assert len(own) == len(DIMENSIONS) + 1
+    with visiting(browser, renamed) as visit:
+        page = visit.open(browse(renamed, d=dialogue, t=0, m=run.slug))
+        shown = score_rows(page.locator(".answer"))
+        for metric in own:
+            name = squeezed(f"{metric.label} {metric.low:g}{DASH}{metric.high:g}")
+            assert shown[name] == number(known["scores"][metric.key], 0)
+        said = page.locator(".answer .evidence").all_text_contents()
+        evidence = [words for judge in known["evidence"].values() for words in judge.values()]
+        assert sorted(said) == sorted(evidence)
+        options = page.locator("#order option").evaluate_all("all => all.map(one => one.value)")
+        assert {f"{run.slug} {metric.key}" for metric in own} <= set(options)
+        page.locator("#order").select_option(f"{run.slug} {own[-1].key}")
+        means = renamed.scores(run)["dialogues"]["means"][own[-1].key]
+        expect(page.locator("#list a").first).to_contain_text(number(min(means), 2))
+
+
+def test_judges_and_dimensions_named_like_parts_of_objects_are_compared(
+    browser: Browser, renamed: Site
+) -> None:
+    a, b = renamed.board.runs
+    with visiting(browser, renamed) as visit:
+        pair = {"p": renamed.board.protocol, "a": a.slug, "b": b.slug}
+        page = visit.open(f"compare.html#{urlencode(pair)}")
+        expected_rows = expected_differences(renamed, a, b)
+        assert differences(page) == [[squeezed(cell) for cell in row] for row in expected_rows]
+        for metric in renamed.board.metrics:
+            if metric.kind == "rubric":
+                page.locator("#metric").select_option(metric.key)
+                expected = expected_gaps(renamed, a, b, metric.key)
+                assert [row[:4] for row in cells(page, "#dialogues")] == expected or not expected
+
+
+def score_rows(answer: Any) -> dict[str, str]:
+    """The scores of an answer by what was judged."""
+    rows = [row.all_inner_texts() for row in map(row_cells, answer.locator("tbody tr").all())]
+    return {squeezed(row[0]): squeezed(row[1]) for row in rows if len(row) == 2}
+
+
+# --- drift ----------------------------------------------------------------------------------------
+
+
+def test_the_comparison_marks_the_run_and_numbers_of_a_judge_that_drifted(visit: Visit) -> None:
+    site, a, b = visit.site, visit.site.run(DRIFTED), visit.site.run(FINE)
+    page = visit.open(f"compare.html#{urlencode(pair_of(site, a, b))}")
+    expect(page.locator("#a option:checked")).to_have_text(f"\u2068{a.name}\u2069 †")
+    expect(page.locator("#b option:checked")).to_have_text(b.name)
+    expect(page.locator("#summary")).to_contain_text(f"A ({a.name} †)")
+    rows = page.locator("#differences tbody tr")
+    for place, metric in enumerate(site.board.metrics):
+        marks = 1 if templating.marked(a, metric) else 0
+        expect(rows.nth(place).locator("sup")).to_have_count(marks)
+    page.get_by_label("Metric", exact=True).select_option("rubric.empathy")
+    first = cells(page, "#personas")[0]
+    assert ["†" in cell for cell in first[2:5]] == [True, False, True]
+    page.get_by_label("Metric", exact=True).select_option("emotion.emotion")
+    expect(page.locator("#personas sup, #dialogues sup")).to_have_count(0)
+    note = page.locator("#drift")
+    expect(note).to_contain_text("† A judge of this number has moved since its card was measured.")
+    expect(note).to_contain_text(f"{a.name}: rubric")
+    assert note.locator("a").get_attribute("href") == f"models/{a.slug}.html#judges"
+
+
+def test_where_no_judge_drifted_there_is_no_mark(visit: Visit) -> None:
+    site, a, b = visit.site, visit.site.run(HOSTILE), visit.site.run(FINE)
+    page = visit.open(f"compare.html#{urlencode(pair_of(site, a, b))}")
+    expect(page.locator("#result")).to_be_visible()
+    expect(page.locator("#drift")).to_have_text("")
+    expect(page.locator("#result sup")).to_have_count(0)
+    page = visit.open(browse(site, m=f"{a.slug},{b.slug}"))
+    expect(page.locator("#turn sup, #turn .drift, #turn .mark")).to_have_count(0)
+
+
+def pair_of(site: Site, a: RunView, b: RunView) -> dict[str, str]:
+    return {"p": site.board.protocol, "a": a.slug, "b": b.slug}
+
+
+def test_the_browser_marks_the_model_and_scores_of_a_judge_that_drifted(visit: Visit) -> None:
+    site, run, other = visit.site, visit.site.run(DRIFTED), visit.site.run(FINE)
+    page = visit.open(browse(site, m=f"{run.slug},{other.slug}"))
+    answers = page.locator(".answer")
+    expect(answers.first.locator("h3 a.mark")).to_have_text("†")
+    expect(answers.last.locator("h3 a.mark, sup")).to_have_count(0)
+    scores = score_rows(answers.first)
+    for metric in site.board.metrics:
+        shown = scores.get(f"{metric.label} {metric.low:g}{DASH}{metric.high:g}")
+        assert shown is None or shown.endswith("†") is templating.marked(run, metric)
+    expect(page.locator("#chosen")).to_contain_text(f"{run.name} †")
+    expect(page.locator("#turn .drift")).to_contain_text(f"{run.name}: rubric")
+    page.locator("#order").select_option(f"{run.slug} rubric.empathy")
+    expect(page.locator("#list a").first).to_contain_text("†")
+    page.locator("#order").select_option(f"{other.slug} rubric.empathy")
+    expect(page.locator("#list")).not_to_contain_text("†")
+
+
 # --- the ranking ----------------------------------------------------------------------------------
 
 
@@ -410,6 +519,37 @@ def test_a_column_can_be_hidden(visit: Visit) -> None:
     expect(body.filter(visible=True)).to_have_count(cells_before)
 
 
+def test_reset_brings_the_ranking_back_as_it_came(visit: Visit) -> None:
+    page = visit.open("index.html")
+    before = cells(page, "#table"), ranks(page)
+    page.get_by_label("Rank by").select_option(label="Safety")
+    head(page, "Cost").get_by_role("button").click()
+    page.get_by_label("Show floors").uncheck()
+    page.get_by_label("Model", exact=True).fill("fine")
+    page.locator("summary", has_text="Columns").click()
+    page.get_by_label("Latency").uncheck()
+    assert cells(page, "#table") != before[0]
+    page.get_by_role("button", name="Reset").click()
+    assert (cells(page, "#table"), ranks(page)) == before
+    expect(page.get_by_label("Model", exact=True)).to_have_value("")
+    expect(page.get_by_label("Show floors")).to_be_checked()
+    expect(page.get_by_label("Latency")).to_be_checked()
+    expect(head(page, "Latency")).to_be_visible()
+    expect(page.locator("#shown")).to_have_text("")
+    expect_sorted_only_by(page, "Composite", "descending")
+
+
+def test_the_table_says_how_many_columns_are_to_the_right(browser: Browser, site: Site) -> None:
+    with visiting(browser, site, viewport={"width": 390, "height": 800}) as visit:
+        page = visit.open("index.html")
+        hint = page.locator("#beyond")
+        expect(hint).to_have_text(re.compile(r"^\d+ more columns to the right →$"))
+        page.get_by_role("region", name="Ranking").evaluate("one => { one.scrollLeft = 1e6; }")
+        expect(hint).to_have_text("")
+        page.set_viewport_size({"width": 3000, "height": 800})
+        expect(hint).to_have_text("")
+
+
 def test_without_scripts_the_table_is_all_there(browser: Browser, site: Site) -> None:
     with visiting(browser, site, java_script_enabled=False) as visit:
         page = visit.open("index.html")
@@ -446,10 +586,11 @@ def expected_differences(site: Site, a: RunView, b: RunView) -> list[list[str]]:
         metric = next(metric for metric in site.board.metrics if metric.key == key)
         field = dict(zip(file["fields"], values, strict=True))
         digits = max(metric.digits, 2)
+        mark = "†" if any(templating.marked(run, metric) for run in (a, b)) else ""
         rows.append(
             [
                 f"{metric.label} {metric.low:g}{DASH}{metric.high:g}",
-                signed(field["mean"], digits),
+                signed(field["mean"], digits) + mark,
                 interval(field["low"], field["high"], digits),
                 *(probability(field[name]) for name in ("p_holm", "p", "p_flip")),
                 *(number(field[name], digits) for name in ("mde", "mde_holm")),
@@ -473,10 +614,10 @@ def test_the_comparison_of_two_chosen_runs_has_the_numbers_of_its_data_file(visi
     site, a, b = visit.site, visit.site.run(DRIFTED), visit.site.run("baseline/tfidf")
     page = visit.open("compare.html")
     choose(page, a, b)
-    expect(page.locator("#summary")).to_contain_text(f"A ({a.name}) is better than B ({b.name})")
+    expect(page.locator("#summary")).to_contain_text(f"A ({a.name} †) is better than B ({b.name})")
     assert differences(page) == expected_differences(site, a, b)
     page.get_by_role("button", name="Swap").click()
-    expect(page.locator("#summary")).to_contain_text(f"B ({a.name}) is better than A ({b.name})")
+    expect(page.locator("#summary")).to_contain_text(f"B ({a.name} †) is better than A ({b.name})")
     assert differences(page) == expected_differences(site, b, a)
 
 
@@ -569,11 +710,21 @@ def test_search_finds_a_dialogue_by_a_word_of_its_situation(visit: Visit) -> Non
     expect(page.locator("#about")).to_contain_text(re.compile(word, re.IGNORECASE))
 
 
+def test_the_browser_says_what_search_looks_at_and_whose_emotion_it_is(visit: Visit) -> None:
+    page = visit.open("browse.html")
+    expect(page.locator("#searched")).to_contain_text("words at the situation's beginning")
+    emotion = visit.site.dialogues()["emotions"][0]
+    expect(page.locator("#facts")).to_contain_text(f"Gold emotion of the first turn: {emotion}.")
+    page = visit.open(kinds(visit.site)["browse without text"])
+    expect(page.locator("#searched")).to_have_text(re.compile("emotion; nowhere else"))
+    expect(page.locator("#about")).to_contain_text("gold emotion labels")
+
+
 def test_dialogues_are_filtered_by_emotion(visit: Visit) -> None:
     dialogues = visit.site.dialogues()
     emotion, count = Counter(dialogues["emotions"]).most_common(1)[0]
     page = visit.open("browse.html")
-    page.get_by_label("Emotion").select_option(emotion)
+    page.get_by_label("Gold emotion of the first turn").select_option(emotion)
     expect(page.locator("#found")).to_have_text(f"{count} of {len(dialogues['ids'])} dialogues")
     by_id = dict(zip(dialogues["ids"], dialogues["emotions"], strict=True))
     assert [by_id[one] for one in listed(page)] == [emotion] * count
@@ -629,13 +780,13 @@ def check_answer(site: Site, answer: Any, run: RunView, known: dict[str, Any]) -
     assert known["spans"].keys() >= {"understanding", "reasoning", "emotion", "response"}
     for name in ("understanding", "reasoning", "emotion", "response"):
         expect(answer).to_contain_text(known["spans"][name])
-    rows = [row.all_inner_texts() for row in map(row_cells, answer.locator("tbody tr").all())]
-    shown = {squeezed(row[0]): row[1] for row in rows if len(row) == 2}
+    shown = score_rows(answer)
     for metric in site.board.metrics:
         score = known["scores"].get(metric.key)
         if metric.key in known["scores"] and score is not None:
             printed = number(score, 0 if score == int(score) else 2)
-            assert shown[f"{metric.label} {metric.low:g}{DASH}{metric.high:g}"] == printed
+            mark = "†" if templating.marked(run, metric) else ""
+            assert shown[f"{metric.label} {metric.low:g}{DASH}{metric.high:g}"] == printed + mark
     expect(answer.locator(".evidence").filter(has_text=HOSTILE)).not_to_have_count(0)
 
 
@@ -649,7 +800,7 @@ def test_a_link_to_a_turn_of_models_restores_them(visit: Visit) -> None:
     dialogue, turns = dialogues["ids"][5], dialogues["turns"][5]
     page = visit.open(browse(site, d=dialogue, t=1, m=",".join(run.slug for run in runs)))
     expect(page.locator("#heading")).to_have_text(f"Dialogue {dialogue}, turn 2 of {turns}")
-    expect(page.locator(".answer h3")).to_have_text([run.name for run in runs])
+    expect(page.locator(".answer h3 bdi")).to_have_text([run.name for run in runs])
     expect(page.locator("#turns [aria-current]")).to_have_text("2")
     expect(page.locator("#list [aria-current]")).to_contain_text(dialogue)
 

@@ -13,6 +13,7 @@ from jinja2 import TemplateError, UndefinedError
 
 from leaderboard import templating
 from leaderboard.charts.hardening import UnsafeSvgError, hardened
+from leaderboard.exports import frame
 from leaderboard.templating import environment, render, static_files
 from leaderboard.views import (
     BoardView,
@@ -330,6 +331,74 @@ def test_a_cell_has_mean_interval_coverage_and_the_mark_of_drift() -> None:
     assert '<td>— <small class="low">0%</small></td>' in first  # no score at all: not a zero
     assert "unfinished" in first
     assert 'href="models/model-01234567.html#judges"' in first
+
+
+CAPTION = re.compile("<figcaption>(.*?)</figcaption>", re.DOTALL)
+
+
+def test_captions_name_the_runs_whose_numbers_rest_on_a_judge_that_drifted() -> None:
+    calm = run("calm", slug="calm-1", judges=[])
+    view = board("plain", runs=[run("moved"), calm])
+    site = SiteView("t", None, "1", "", [view], [], [])
+    shown = CAPTION.findall(render("board.html.j2", "index.html", site=site, board=view))
+    assert len(shown) == 1
+    assert shown[0].endswith("since its card was measured: <bdi>moved</bdi>.")
+    for one, mark in ((view.runs[0], True), (calm, False)):
+        page = render("model.html.j2", one.page, site=site, board=view, run=one)
+        assert ["†" in caption for caption in CAPTION.findall(page)] == [mark]
+
+
+def test_a_metric_that_a_drifted_judge_has_no_part_in_is_not_marked() -> None:
+    plain = Metric("plain.tone", "Tone", 1, 5, "rubric", "")
+    one = run("x", figures={"plain.tone": Figure(3.0), "composite": Figure(0.5)})
+    assert templating.drifted_judges(one) == ["rubric"]
+    assert templating.moved([one], [plain]) == []
+    assert templating.moved([one], metrics("x")) == [one]
+
+
+def test_exports_say_which_numbers_rest_on_a_drifted_judge_and_why_a_run_has_no_rank() -> None:
+    calm = run("calm", id="c", slug="calm-1", judges=[])
+    figures = {"composite": Figure(0.5), "macro_f1": Figure(0.4)}
+    late = run("late", id="l", slug="late-1", figures=figures, why_unranked="it is not finished")
+    f1 = Metric("macro_f1", "Emotion macro-F1", 0, 1, "f1", "", 3)
+    view = board("plain", runs=[run("moved"), calm], unranked=[late])
+    table = frame(replace(view, metrics=[*view.metrics, f1]))
+    found = table.set_index(["name", "metric"])
+    assert table["drifted"].dtype == bool
+    assert found["drifted"].to_dict() == {
+        ("moved", "composite"): True, ("moved", "rubric.empathy"): True,
+        ("calm", "composite"): False, ("calm", "rubric.empathy"): False,
+        ("late", "composite"): True, ("late", "macro_f1"): False,
+    }  # fmt: skip
+    reasons = dict(zip(table["name"], table["why_unranked"], strict=True))
+    assert reasons == {"moved": "", "calm": "", "late": "it is not finished"}
+
+
+def test_pages_say_what_a_rank_is_and_what_it_is_not() -> None:
+    shown = dict(pages())
+    for page in ("index.html", "method.html"):
+        words = " ".join("".join(Page(shown[page]).text).split())
+        assert "1 + the number of runs that are surely better" in words, page
+        assert "nobody surely beats" in words, page
+        assert not re.search(r"apart(?:\)|,)? share a rank|can't tell apart share", words), page
+
+
+def test_the_method_says_what_gated_data_show_and_where_t_errs() -> None:
+    words = " ".join("".join(Page(dict(pages())["method.html"]).text).split())
+    for said in (
+        "the gold emotion label of every turn", "the labels that the models themselves named",
+        "beyond the end of the scale", "6.6% with 32 personas and in 9.2% with 8",
+        "over the turns that both have a score for",
+    ):  # fmt: skip
+        assert said in words
+
+
+@pytest.mark.parametrize("name", [n for n in static_files() if n.endswith(".js")])
+def test_scripts_never_ask_an_object_for_what_all_objects_have(name: str) -> None:
+    source = re.sub(r"//.*|`[^`]*`|\"[^\"]*\"", "", static_files()[name].decode())
+    assert not re.findall(r"[\w)\]] in [\w(]", source)
+    for keyed in ("means", "evidence", "rows", "scores", "said", "STATUS"):
+        assert not re.search(rf"\b{keyed}\[(?:key|judge|status|name|[a-z]\.slug)\]", source), keyed
 
 
 def test_ties_and_rank_intervals_are_shown() -> None:

@@ -10,11 +10,13 @@ import click
 
 from kardiabench.cli import options as opt
 from kardiabench.cli import output
+from kardiabench.errors import ConfigError
 
 if TYPE_CHECKING:
     from leaderboard.views import SiteView
 
 _DEFAULT_OUT = Path("site")
+_LONGEST_TITLE = 200
 
 
 @click.group()
@@ -78,10 +80,33 @@ def build(runs: Sequence[Path], out: Path, cache: Path | None, **options: Any) -
     from kardiabench.progress import steps
     from leaderboard.site import Plan, build_site
 
+    options["title"] = _title(options["title"])
+    _check_url(options["url"])
     if cache is not None:
         options["cache"] = cache
     site = build_site(runs, out, Plan(**options), steps)
     _tell(site, out)
+
+
+def _title(given: str) -> str:
+    from kardiabench.records import clean_text
+    from kardiabench.report import plain
+
+    title = " ".join(plain(clean_text(given)).split())
+    if not title or len(title) > _LONGEST_TITLE:
+        raise ConfigError(f"--title must have 1 to {_LONGEST_TITLE} characters")
+    return title
+
+
+def _check_url(url: str | None) -> None:
+    from urllib.parse import urlsplit
+
+    if url is None:
+        return
+    parts = urlsplit(url)
+    plain = url.isascii() and url.isprintable() and not set(url) & set(" <>\"'\\{}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        raise ConfigError(f"--url {url!r} is no address; give one as https://example.org/board/")
 
 
 def _tell(site: SiteView, out: Path) -> None:

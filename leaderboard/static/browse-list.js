@@ -1,7 +1,7 @@
 "use strict";
 // The left side of the browser: which dialogues there are, in what order, and which are shown.
 (() => {
-  const { el, number, missing } = kardiabench;
+  const { el, number, missing, own } = kardiabench;
 
   // Places in `dialogues` of those that match, in order. `scores` are files by model.
   function chosen(dialogues, filters, scores) {
@@ -34,11 +34,17 @@
     return found;
   }
 
-  // An order is `slug metric`; the means by dialogue.
+  // An order is `slug metric`; a slug has no blanks, a metric may have.
+  function orderOf(order) {
+    const end = order.indexOf(" ");
+    return { slug: order.slice(0, end), key: order.slice(end + 1) };
+  }
+
+  // The means of an order by dialogue.
   function meansOf(scores, order) {
-    const [slug, key] = order.split(" ");
+    const { slug, key } = orderOf(order);
     const file = scores.get(slug);
-    const means = (file && file.dialogues.means[key]) || [];
+    const means = (file && own(file.dialogues.means, key)) || [];
     return new Map(file ? file.dialogues.ids.map((id, place) => [id, means[place]]) : []);
   }
 
@@ -52,10 +58,10 @@
   }
 
   // One entry of the list; `href` leads to the dialogue.
-  function entry(dialogues, place, { href, current, means, flags, digits }) {
+  function entry(dialogues, place, { href, current, means, mark, flags, digits }) {
     const id = dialogues.ids[place];
     const facts = [dialogues.emotions[place], `${dialogues.turns[place]} turns`];
-    if (means) facts.push(number(means.get(id), digits));
+    if (means) facts.push(`${number(means.get(id), digits)}${mark && !missing(means.get(id)) ? "†" : ""}`);
     if (flags.get(id)) facts.push(`${flags.get(id)} flagged`);
     const title = dialogues.titles && dialogues.titles[place];
     const first = title ? el("span", { dir: "auto" }, title) : el("code", {}, id);
@@ -63,5 +69,5 @@
     return el("li", {}, el("a", { href, "aria-current": current ? "true" : null }, first, el("small", {}, facts.join(" · ")), el("small", {}, second)));
   }
 
-  window.kardiabenchList = Object.freeze({ chosen, entry, flaggedIn, meansOf });
+  window.kardiabenchList = Object.freeze({ chosen, entry, flaggedIn, meansOf, orderOf });
 })();

@@ -1,14 +1,14 @@
 "use strict";
 // The right side of the browser: a dialogue's profile and history, and models' answers to one turn.
 (() => {
-  const { el, number, missing } = kardiabench;
+  const { el, number, missing, own, marked, dagger } = kardiabench;
   const NAMES = ["understanding", "reasoning", "emotion", "response"];
   const TAG = /<\|(understanding|reasoning|emotion|response)_(begin|end)\|>|<(\/?)(understanding|reasoning|emotion|response)>/g;
   const STATUS = {
     truncated: "cut off at the token limit", refused: "refused", error: "no answer: an error",
     unparsed: "answer could not be read", skipped: "skipped",
   };
-  const inWords = (status) => STATUS[status] || status;
+  const inWords = (status) => own(STATUS, status) || status;
 
   const said = (text, attributes = {}) => el("p", { class: "said", dir: "auto", ...attributes }, text);
 
@@ -20,7 +20,7 @@
       const name = tag[1] || tag[4];
       const begins = tag[1] ? tag[2] === "begin" : tag[3] === "";
       if (begins) open = [name, tag.index + tag[0].length];
-      else if (open && open[0] === name && !(name in found)) found[name] = text.slice(open[1], tag.index).trim();
+      else if (open && open[0] === name && !Object.hasOwn(found, name)) found[name] = text.slice(open[1], tag.index).trim();
     }
     return found.response === undefined ? null : found;
   }
@@ -76,11 +76,15 @@
   }
 
   function answer(board, run, file, place) {
-    const heading = el("h3", {}, el("a", { href: `models/${encodeURIComponent(run.slug)}.html` }, el("bdi", {}, run.name)), run.ranked ? null : el("span", { class: "tag" }, "not ranked"));
+    const heading = el("h3", {}, el("a", { href: `models/${encodeURIComponent(run.slug)}.html` }, el("bdi", {}, run.name)), drifted(run), run.ranked ? null : el("span", { class: "tag" }, "not ranked"));
     if (place < 0) return el("section", { class: "answer" }, heading, el("p", { class: "low" }, "No answer to this turn."));
     const spans = file.spans && file.spans[place];
     return el("section", { class: "answer" }, heading, ...outcome(file, place), ...(spans ? replyNodes(spans) : []),
-      ...(file.spans && !spans ? [el("p", { class: "who" }, "The text of this answer was not kept.")] : []), verdicts(board, file, place));
+      ...(file.spans && !spans ? [el("p", { class: "who" }, "The text of this answer was not kept.")] : []), verdicts(board, run, file, place));
+  }
+
+  function drifted(run) {
+    return marked(run, "composite") ? el("a", { class: "mark", href: `models/${encodeURIComponent(run.slug)}.html#judges`, "aria-label": `A judge of ${run.name} has drifted` }, "†") : null;
   }
 
   function outcome(file, place) {
@@ -105,27 +109,28 @@
     return judges.filter((judge) => key.startsWith(`${judge}.`)).sort((a, b) => b.length - a.length)[0];
   }
 
-  function verdicts(board, file, place) {
+  function verdicts(board, run, file, place) {
     const judges = Object.keys(file.verdicts);
     const said = (file.evidence && file.evidence[place]) || {};
-    const rows = [scoreRow(board, "composite", file.composite[place], null)];
+    const rows = [scoreRow(board, run, "composite", file.composite[place], null)];
     for (const [key, scores] of Object.entries(file.scores)) {
       const judge = judgeOf(key, judges);
       const status = judge === undefined ? null : file.verdicts[judge][place];
       if (status === null && missing(scores[place])) continue;
-      rows.push(scoreRow(board, key, scores[place], status), evidenceRow((said[judge] || {})[key.slice(judge.length + 1)]));
+      const words = judge === undefined ? null : own(own(said, judge), key.slice(judge.length + 1));
+      rows.push(scoreRow(board, run, key, scores[place], status), evidenceRow(words));
     }
     const general = judges.flatMap((judge) => otherEvidence(file, said, judge));
     const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Judged"), el("th", { scope: "col" }, "Score")));
     return el("div", {}, el("table", {}, head, el("tbody", {}, ...rows.filter(Boolean))), ...general);
   }
 
-  function scoreRow(board, key, score, status) {
+  function scoreRow(board, run, key, score, status) {
     const metric = board.metrics.find((one) => one.key === key);
     if (key === "composite" && !metric) return null;
     const scale = metric ? el("small", {}, ` ${metric.low}–${metric.high}`) : null;
     const shown = missing(score) ? `— ${status && status !== "ok" ? inWords(status) : ""}` : number(score, Number.isInteger(score) ? 0 : 2);
-    return el("tr", {}, el("th", { scope: "row" }, metric ? metric.label : key, scale), el("td", missing(score) ? { class: "low" } : {}, shown));
+    return el("tr", {}, el("th", { scope: "row" }, metric ? metric.label : key, scale), el("td", missing(score) ? { class: "low" } : {}, shown, !missing(score) && marked(run, key) ? dagger() : null));
   }
 
   function evidenceRow(words) {
@@ -134,8 +139,8 @@
 
   // What a judge said that belongs to no score of its own.
   function otherEvidence(file, said, judge) {
-    return Object.entries(said[judge] || {})
-      .filter(([about]) => !(`${judge}.${about}` in file.scores))
+    return Object.entries(own(said, judge) || {})
+      .filter(([about]) => !Object.hasOwn(file.scores, `${judge}.${about}`))
       .map(([about, words]) => el("p", { class: "evidence", dir: "auto" }, `${judge}${about ? `, ${about}` : ""}: ${words}`));
   }
 

@@ -54,6 +54,7 @@
     Object.assign(state, { board, models, dialogues, scores: new Map(models.map((one, place) => [one.slug, scores[place]])) });
     byId("protocol").value = board.protocol;
     if (fresh) fillEmotions();
+    if (fresh) sayWhatIsSearched();
     if (fresh) fillModels();
     if (changed) fillOrder();
     if (changed) markModels();
@@ -80,7 +81,7 @@
     const { shards, ids } = state.dialogues;
     if (!state.board.text || !shards) return null;
     const file = await load(`${state.board.protocol}/text-${Number(shards[place])}`);
-    return file[ids[place]] || null;
+    return kb.own(file, ids[place]) || null;
   }
 
   // The file with a model's turns of the dialogue; null where it has none.
@@ -93,18 +94,18 @@
   function show(place, text, ...files) {
     const { dialogues, board, turn, id } = state;
     byId("heading").replaceChildren("Dialogue ", el("code", {}, id), `, turn ${turn + 1} of ${dialogues.turns[place]}`);
-    byId("facts").replaceChildren(`Scenario's emotion: ${dialogues.emotions[place]}. Persona `, el("code", {}, dialogues.personas[place]), ".");
+    byId("facts").replaceChildren(`Gold emotion of the first turn: ${dialogues.emotions[place]}. Persona `, el("code", {}, dialogues.personas[place]), ".");
     if (byId("about").dataset.id !== id || !text) byId("about").replaceChildren(...(text ? view.about(text) : [noText(board)]));
     byId("about").dataset.id = id;
     showTurns(dialogues.turns[place]);
     const answers = state.models.map((model, at) => view.answer(board, model, files[at], files[at] ? view.placeOf(files[at], id, turn) : -1));
-    byId("turn").replaceChildren(...(text ? view.conversation(text, turn) : []), el("div", { class: "answers" }, ...answers));
+    byId("turn").replaceChildren(...(text ? view.conversation(text, turn) : []), el("div", { class: "answers" }, ...answers), ...[kb.driftNote(state.models)].filter(Boolean));
     byId("dialogue").hidden = false;
     showSteps(place);
   }
 
   function noText(board) {
-    return el("p", { class: "note" }, board.text ? "The text of this dialogue is not here." : `The dialogues' text is not on this site, because of its licence (${board.licence}). Shown are ids, scores and what the models named.`);
+    return el("p", { class: "note" }, board.text ? "The text of this dialogue is not here." : `The dialogues' text is not on this site, because of its licence (${board.licence}). Shown are ids, gold emotion labels, scores and the labels that the models named.`);
   }
 
   function showTurns(number) {
@@ -130,7 +131,7 @@
 
   function step(by) {
     const at = state.places.indexOf(state.dialogues.ids.indexOf(state.id)) + by;
-    if (at in state.places) go({ d: state.dialogues.ids[state.places[at]], t: "0" });
+    if (at >= 0 && at < state.places.length) go({ d: state.dialogues.ids[state.places[at]], t: "0" });
   }
 
   function filters() {
@@ -149,15 +150,18 @@
     const flags = list.flaggedIn(state.scores);
     const means = order ? list.meansOf(state.scores, order) : null;
     const digits = 2;
+    const mark = Boolean(order) && marks(list.orderOf(order));
     const shown = state.places.slice(0, state.limit).map((place) => {
       const id = state.dialogues.ids[place];
-      return list.entry(state.dialogues, place, { href: hash({ d: id, t: "0" }), current: id === state.id, means, flags, digits });
+      return list.entry(state.dialogues, place, { href: hash({ d: id, t: "0" }), current: id === state.id, means, mark, flags, digits });
     });
     const scroll = byId("list").scrollTop;
     byId("list").replaceChildren(...shown);
     byId("list").scrollTop = scroll;
     byId("more").hidden = state.places.length <= state.limit;
   }
+
+  const marks = ({ slug, key }) => state.models.some((one) => one.slug === slug && kb.marked(one, key));
 
   function refilter() {
     state.limit = PAGE;
@@ -171,12 +175,17 @@
     byId("emotion").replaceChildren(kb.option("", "any"), ...known.map((one) => kb.option(one, one)));
   }
 
+  function sayWhatIsSearched() {
+    const titles = state.dialogues.titles ? ", and words at the situation's beginning" : "";
+    byId("searched").textContent = `Looks at ids, personas and the first turn's emotion${titles}; nowhere else.`;
+  }
+
   function fillOrder() {
     const before = byId("order").value;
     const groups = state.models.map((model) => {
       const { means } = state.scores.get(model.slug).dialogues;
-      const known = state.board.metrics.filter((metric) => metric.key in means);
-      const options = known.map((metric) => kb.option(`${model.slug} ${metric.key}`, `${metric.label}, lowest first`, `${model.slug} ${metric.key}` === before));
+      const known = state.board.metrics.filter((metric) => kb.own(means, metric.key));
+      const options = known.map((metric) => kb.option(`${model.slug} ${metric.key}`, `${metric.label}${kb.marked(model, metric.key) ? " †" : ""}, lowest first`, `${model.slug} ${metric.key}` === before));
       return el("optgroup", { label: model.name }, ...options);
     });
     byId("order").replaceChildren(kb.option("", "as in the data"), ...groups);
@@ -186,7 +195,7 @@
   function fillModels() {
     byId("model-boxes").replaceChildren(...state.board.runs.map((one) => {
       const box = el("input", { type: "checkbox", value: one.slug, autocomplete: "off", change: pickModels });
-      return el("label", {}, box, " ", el("bdi", {}, one.name), one.kind === "floor" ? " (floor)" : "");
+      return el("label", {}, box, " ", el("bdi", {}, one.name), kb.marked(one, "composite") ? " †" : "", one.kind === "floor" ? " (floor)" : "");
     }));
   }
 
@@ -198,7 +207,7 @@
       box.checked = slugs.includes(box.value);
       box.disabled = (!box.checked && slugs.length >= MODELS) || (box.checked && slugs.length === 1);
     }
-    const names = state.models.flatMap((one, place) => [place ? ", " : "", el("bdi", {}, one.name)]);
+    const names = state.models.flatMap((one, place) => [place ? ", " : "", el("bdi", {}, one.name), kb.marked(one, "composite") ? " †" : ""]);
     byId("chosen").replaceChildren(`(${slugs.length}): `, ...names);
   }
 

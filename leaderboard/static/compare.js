@@ -15,7 +15,7 @@
   const run = (side) => board().runs.find((one) => one.slug === byId(side).value);
   // An option holds text alone: marks keep a name of the other direction from turning what follows.
   const named = (one) => {
-    const more = `${one.kind === "floor" ? " (floor)" : ""}${one.ranked ? "" : " (not ranked)"}`;
+    const more = `${kb.marked(one, "composite") ? " †" : ""}${one.kind === "floor" ? " (floor)" : ""}${one.ranked ? "" : " (not ranked)"}`;
     return more ? `\u2068${one.name}\u2069${more}` : one.name;
   };
 
@@ -64,12 +64,13 @@
   }
 
   function show(a, b, pairs, scoresA, scoresB) {
-    const rows = pairs.rows[b.slug];
+    const rows = kb.own(pairs.rows, b.slug);
     shown = { a, b, scoresA, scoresB };
     kb.say(status, "");
     showDifferences(rows ? pairs.metrics.map((key, place) => [metric(key), rows[place]]) : []);
     byId("summary").replaceChildren(...(rows ? summary(a, b, pairs.metrics, rows) : [...lettered("A", a), " and ", ...lettered("B", b), " were not compared with each other."]));
     byId("axis").textContent = "B better ← 0 → A better";
+    byId("drift").replaceChildren(...[kb.driftNote([a, b])].filter(Boolean));
     fillMetrics();
     showWhere();
     byId("result").hidden = false;
@@ -78,7 +79,7 @@
   const metric = (key) => board().metrics.find((one) => one.key === key);
 
   // A name that reads from right to left keeps that to itself.
-  const lettered = (letter, one) => [`${letter} (`, el("bdi", {}, one.name), ")"];
+  const lettered = (letter, one) => [`${letter} (`, el("bdi", {}, one.name), kb.marked(one, "composite") ? " †)" : ")"];
 
   function summary(a, b, keys, rows) {
     const tested = keys.map((key, place) => [key, rows[place]]).filter(([, row]) => row && !kb.missing(row[HOLM]));
@@ -105,13 +106,16 @@
     const digits = Math.max(m.digits, 2);
     const sure = !kb.missing(row[HOLM]) && row[HOLM] < ALPHA;
     const cells = [
-      el("b", {}, kb.signed(row[MEAN], digits)), kb.interval(row[LOW], row[HIGH], digits), whisker(row, (m.high - m.low) * reach, sure),
+      [el("b", {}, kb.signed(row[MEAN], digits)), kb.missing(row[MEAN]) ? null : markOf(m.key, shown.a, shown.b)], kb.interval(row[LOW], row[HIGH], digits), whisker(row, (m.high - m.low) * reach, sure),
       el(sure ? "b" : "span", {}, kb.probability(row[HOLM])), kb.probability(row[P]), kb.probability(row[FLIP]),
       kb.number(row[MDE], digits), kb.number(row[MDE_HOLM], digits), kb.missing(row[PERSONAS]) ? "—" : String(row[PERSONAS]),
     ];
     const name = el("th", { scope: "row", title: m.description }, m.label, " ", el("small", {}, `${m.low}–${m.high}`));
-    return el("tr", {}, name, ...cells.map((cell) => el("td", {}, cell)));
+    return el("tr", {}, name, ...cells.map((cell) => el("td", {}, ...[cell].flat())));
   }
+
+  // The mark of a number that rests on what was measured for each of `runs`.
+  const markOf = (key, ...runs) => (runs.some((one) => kb.marked(one, key)) ? kb.dagger() : null);
 
   // The interval as a line and the mean as a dot; the numbers stand beside it.
   function whisker(row, reach, sure) {
@@ -143,7 +147,7 @@
     const { scoresA, scoresB } = shown;
     const select = byId("metric");
     const before = select.value || board().primary;
-    const both = board().metrics.filter((m) => m.key in scoresA.personas.means && m.key in scoresB.personas.means);
+    const both = board().metrics.filter((m) => [scoresA, scoresB].every((file) => kb.own(file.personas.means, m.key)));
     const chosen = both.some((m) => m.key === before) ? before : both[0] && both[0].key;
     select.replaceChildren(...both.map((m) => kb.option(m.key, m.label, m.key === chosen)));
   }
@@ -151,10 +155,10 @@
   // Rows of [id, number of turns or null, a, b, a - b] for what both have scores of.
   function paired(left, right, key) {
     const places = new Map(right.ids.map((id, place) => [id, place]));
+    const [ours, theirs] = [left, right].map((file) => kb.own(file.means, key));
     return left.ids.flatMap((id, place) => {
       if (!places.has(id)) return [];
-      const a = left.means[key][place];
-      const b = right.means[key][places.get(id)];
+      const [a, b] = [ours[place], theirs[places.get(id)]];
       return kb.missing(a) || kb.missing(b) ? [] : [[id, left.turns ? left.turns[place] : null, a, b, a - b]];
     });
   }
@@ -178,9 +182,13 @@
 
   function fill(table, rows, m, name, turns) {
     const reach = Math.max(0, ...rows.map((row) => Math.abs(row[4])));
+    const { a, b } = shown;
+    const cells = (row) => [
+      [kb.number(row[2], m.digits), markOf(m.key, a)], [kb.number(row[3], m.digits), markOf(m.key, b)],
+      [kb.signed(row[4], m.digits), markOf(m.key, a, b)], [block(row[4], reach)],
+    ];
     const made = rows.map((row) =>
-      el("tr", {}, el("th", { scope: "row" }, name(row)), turns ? el("td", {}, String(row[1])) : null,
-        ...[kb.number(row[2], m.digits), kb.number(row[3], m.digits), kb.signed(row[4], m.digits), block(row[4], reach)].map((cell) => el("td", {}, cell))));
+      el("tr", {}, el("th", { scope: "row" }, name(row)), turns ? el("td", {}, String(row[1])) : null, ...cells(row).map((cell) => el("td", {}, ...cell))));
     const columns = turns ? 6 : 5;
     byId(table).tBodies[0].replaceChildren(...(made.length ? made : [el("tr", {}, el("td", { colspan: String(columns), class: "text" }, "None."))]));
   }

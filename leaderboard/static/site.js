@@ -79,6 +79,29 @@
     return value < 0.001 ? "< .001" : value.toFixed(3).replace(/^0/, "");
   }
 
+  // Names of judges, dimensions and dialogues are anybody's: `constructor` is a key like any other,
+  // and nothing that all objects have is ever taken for data.
+  const own = (object, key) => (object && Object.hasOwn(object, key) ? object[key] : undefined);
+
+  // Whether a number of the run rests on a judge that has drifted: its own, or any for the composite.
+  function marked(run, key) {
+    const drifted = run.drifted || [];
+    return key === "composite" ? drifted.length > 0 : drifted.some((judge) => key.startsWith(`${judge}.`));
+  }
+
+  const dagger = () => el("sup", {}, "†");
+
+  // What the mark means, for those of `runs` that bear it, each with a way to its page; null for none.
+  function driftNote(runs) {
+    const found = runs.filter((run) => marked(run, "composite"));
+    if (!found.length) return null;
+    const whose = found.flatMap((run, place) => [
+      place ? "; " : "", el("bdi", {}, run.name), ": ", el("bdi", {}, run.drifted.join(", ")), ", ",
+      el("a", { href: `models/${encodeURIComponent(run.slug)}.html#judges` }, "how far"),
+    ]);
+    return el("p", { class: "foot drift" }, el("small", {}, "† A judge of this number has moved since its card was measured. ", ...whose, "."));
+  }
+
   function readHash() {
     return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   }
@@ -137,6 +160,7 @@
   }
 
   window.kardiabench = Object.freeze({
-    put, load, el, option, byId, missing, number, signed, interval, probability, readHash, hashOf, absent, report, say, loading,
+    put, load, el, option, byId, missing, number, signed, interval, probability, own, marked, dagger, driftNote,
+    readHash, hashOf, absent, report, say, loading,
   });
 })();

@@ -72,6 +72,26 @@
     for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = !shown;
   }
 
+  const boxes = () => [...byId("columns").querySelectorAll("input")];
+
+  // As the page came: order, ranks, filter, floors, columns.
+  function reset() {
+    byId("controls").reset();
+    for (const box of boxes()) show(Number(box.value), box.checked);
+    body.append(...rows);
+    showRanks();
+    filter();
+    hint();
+  }
+
+  // How many columns are cut off or hidden at the right edge of the table's frame.
+  function hint() {
+    const frame = table.parentElement;
+    const edge = frame.getBoundingClientRect().left + frame.clientWidth;
+    const beyond = heads.filter((head) => !head.hidden && head.getBoundingClientRect().right > edge + 1).length;
+    byId("beyond").textContent = beyond ? `${beyond} more column${beyond === 1 ? "" : "s"} to the right →` : "";
+  }
+
   function makeSortable(head, column) {
     const words = [...head.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
     const label = words.map((node) => node.textContent).join(" ").trim();
@@ -82,8 +102,8 @@
   }
 
   function addColumnBox(label, column) {
-    const box = el("input", { type: "checkbox", checked: true, autocomplete: "off" });
-    box.addEventListener("change", () => show(column, box.checked));
+    const box = el("input", { type: "checkbox", checked: true, value: String(column), autocomplete: "off" });
+    box.addEventListener("change", () => { show(column, box.checked); hint(); });
     byId("columns").append(el("label", {}, box, ` ${label}`));
   }
 
@@ -94,6 +114,9 @@
   rankBy.addEventListener("change", showRanks);
   byId("filter").addEventListener("input", filter);
   byId("floors").addEventListener("change", filter);
+  byId("as-at-first").addEventListener("click", reset);
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   if (rankBy.value !== rankBy.querySelector("[selected]").value) showRanks();
+  table.parentElement.addEventListener("scroll", hint, { passive: true });
+  new ResizeObserver(hint).observe(table.parentElement);
 })();
