@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +32,8 @@ MOST_BYTES, MOST_PACKED, MOST_OBJECT = 512 << 20, 256 << 20, 16 << 20
 #: How many times a member may shrink.
 MOST_RATIO = 400
 _MOST_MEMBERS = 100
+#: Seconds after which nobody writes an unfinished bundle any more.
+_LONG_AGO = 3600
 _SMALL = 1 << 20
 _REQUIRED = (INDEX, MANIFEST, SUMMARY, TURNS)
 _KNOWN = (*_REQUIRED, TEXTS, ANCHORS, CALIBRATION)
@@ -51,6 +55,21 @@ def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
             info.create_system = 3  # Unix, on every system
             info.external_attr = 0o644 << 16
             archive.writestr(info, content)
+
+
+def unfinished(path: Path) -> Path:
+    """Where the bundle `path` is written by this process until it is whole, beside it."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what processes that were killed left of the bundle `path` more than an hour ago."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9]{{1,10}}")
+    with suppress(OSError):  # a folder that cannot be listed: the rest is for its owner
+        found = [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
+        for file in found:
+            if file.is_file() and time.time() - file.stat().st_mtime > _LONG_AGO:
+                file.unlink(missing_ok=True)
 
 
 def checksum(content: bytes) -> str:

@@ -73,6 +73,8 @@ def find_bundles(paths: Sequence[Path]) -> list[Path]:
     """The bundles that `paths` are or that lie in them. Raises `ConfigError` for none."""
     found: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise ConfigError(f"there is no {path}; give bundles (*{SUFFIX}) or their folder")
         inside = sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path]
         if not inside:
             raise ConfigError(f"{path} holds no bundle (*{SUFFIX}); give bundles or their folder")

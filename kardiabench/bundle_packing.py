@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,14 @@ from kardiabench.bundle_archive import (
     checksum,
     dump_json,
     dump_line,
+    remove_leftovers,
+    unfinished,
     write_archive,
 )
 from kardiabench.bundle_cards import public_card
 from kardiabench.bundle_check import differences
 from kardiabench.bundle_redaction import (
+    checked_manifest,
     is_open,
     public_manifest,
     public_text,
@@ -38,7 +40,7 @@ from kardiabench.bundle_rows import TurnNote, TurnText, turn_row, word_counts
 from kardiabench.calibration import kept_calibration
 from kardiabench.cards import kept_card
 from kardiabench.drift import read_anchor_verdicts
-from kardiabench.errors import ConfigError, RunError
+from kardiabench.errors import ConfigError, RunError, StorageError
 from kardiabench.records import clean_text
 from kardiabench.redaction import known_secrets, without_keys
 from kardiabench.results import Results, read_results
@@ -51,6 +53,7 @@ from kardiabench.store import (
     SUMMARY,
     Manifest,
     iterate_replies,
+    lock_folder,
     read_manifest,
     verdict_lines,
 )
@@ -71,10 +74,14 @@ _CALIBRATION = (
 
 @dataclass(frozen=True)
 class Packed:
-    """A bundle that was written, and what is in it."""
+    """A bundle that was written, and what is in it.
+
+    `in_use` tells that another process held the run, so that its logs may have grown since.
+    """
 
     path: Path
     bundle: Bundle
+    in_use: bool = False
 
     @property
     def complete(self) -> bool:
@@ -96,12 +103,16 @@ def pack_run(
     checked before it is in its place. Raises `RunError` for a run that cannot be packed, and for a
     protocol that names a key, or a path or an address unless `allow_protocol` is set.
     """
+    _refuse_bundle(run)
     manifest, secrets = read_manifest(run), known_secrets()
+    public = checked_manifest(run, manifest, secrets)
     refuse_private_protocol(manifest, secrets, allow_paths=allow_protocol)
     with_texts = is_open(manifest) if include_replies is None else include_replies
     path = _place(out, manifest, force=force)
-    members = dict(_members(run, manifest, secrets, with_texts=with_texts))
-    return Packed(path, _write(path, members))
+    in_use = _in_use(run)
+    members = {MANIFEST: dump_json(public)}
+    members |= _members(run, manifest, secrets, with_texts=with_texts)
+    return Packed(path, _write(path, members, run), in_use)
 
 
 def bundle_name(manifest: Manifest) -> str:
@@ -111,13 +122,31 @@ def bundle_name(manifest: Manifest) -> str:
     return "-".join([*words, run_id(manifest)[:8]]) + SUFFIX
 
 
+def _refuse_bundle(run: Path) -> None:
+    if run.name.endswith(SUFFIX) and run.is_file():
+        raise ConfigError(
+            f"{run} is a bundle already; give the directory of a run, or check the bundle with: "
+            f"kardiabench submit verify {run}"
+        )
+
+
+def _in_use(run: Path) -> bool:
+    """Whether another process holds the run: it is tried, and let go at once."""
+    try:
+        lock_folder(run).release()
+    except StorageError:  # a folder that is read only: nobody writes there
+        return False
+    except RunError:
+        return True
+    return False
+
+
 def _members(
     run: Path, manifest: Manifest, secrets: Sequence[str], *, with_texts: bool
 ) -> Iterator[tuple[str, bytes]]:
-    """Every member but `bundle.json` and the summary, which is made of these."""
+    """Every member but the manifest, `bundle.json` and the summary, which is made of these."""
     results = read_results(run, manifest)
     check_turns(results, manifest, run)
-    yield MANIFEST, dump_json(public_manifest(manifest, secrets))
     yield TURNS, b"".join(_turn_lines(run, results))
     if with_texts:
         yield TEXTS, b"".join(_text_lines(run, results, secrets))
@@ -212,26 +241,33 @@ def _place(out: Path | None, manifest: Manifest, *, force: bool) -> Path:
     path = Path() if out is None else out
     if path.is_dir() or not path.name.endswith(SUFFIX):
         if not path.is_dir() and path.suffix:
-            raise ConfigError(f"--out {path}: a bundle's name ends with {SUFFIX}; give such a name")
+            raise ConfigError(
+                f"--out {path}: a bundle's name ends with {SUFFIX}; give such a name, or a folder "
+                "that is there"
+            )
         path = path / bundle_name(manifest)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, which no bundle replaces; give another --out")
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; give another --out, or --force to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _write(path: Path, members: dict[str, bytes]) -> Bundle:
-    """Write, read and check the bundle beside its place, then put it there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, members: dict[str, bytes], run: Path) -> Bundle:
+    """Write, read and check the bundle of `run` beside its place, then put it there."""
+    remove_leftovers(path)
+    temporary = unfinished(path)
     try:
-        write_archive(temporary, _indexed(members | {SUMMARY: b"{}\n"}))
-        summary = read_bundle(temporary).summarise()
-        write_archive(temporary, _indexed(members | {SUMMARY: dump_json(summary)}))
-        bundle = read_bundle(temporary)
-        found = next(differences(bundle), None)
+        with _named(run, temporary):
+            write_archive(temporary, _indexed(members | {SUMMARY: b"{}\n"}))
+            summary = read_bundle(temporary).summarise()
+            write_archive(temporary, _indexed(members | {SUMMARY: dump_json(summary)}))
+            bundle = read_bundle(temporary)
+            found = next(differences(bundle), None)
         if found is not None:
             raise RunError(
-                f"{path} was not packed: {found}; the run's logs were edited, or a judge of it is "
+                f"{run} was not packed: {found}; the run's logs were edited, or a judge of it is "
                 "not deterministic: restore the logs or score the run again"
             )
         temporary.replace(path)
@@ -239,6 +275,21 @@ def _write(path: Path, members: dict[str, bytes]) -> Bundle:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return replace(bundle, path=path)
+
+
+@contextmanager
+def _named(run: Path, temporary: Path) -> Iterator[None]:
+    """What is wrong with the file that is being made, said of the run that it is made of."""
+    try:
+        yield
+    except RunError as error:
+        what = str(error).rpartition("; ")[0] or str(error)  # the advice is for who reads bundles
+        for said in (f"{temporary}, ", f"{temporary}: "):
+            what = what.removeprefix(said)
+        raise RunError(
+            f"{run} was not packed: {what.replace(str(temporary), 'its bundle')}; "
+            "restore the logs or score the run again"
+        ) from error
 
 
 def _indexed(members: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -6,16 +6,18 @@ address or a key is not packed at all.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kardiabench.bundle_schema import BadMember, check_manifest, strict_json
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest
 from kardiabench.redaction import without_keys
-from kardiabench.store import Manifest
+from kardiabench.store import MANIFEST, Manifest
 
 LEFT_OUT = "[left out]"
 SAMPLE = "sample"
@@ -77,6 +79,20 @@ def public_manifest(manifest: Manifest, secrets: Sequence[str] = ()) -> dict[str
         "rows": {"read": rows.get("read"), "skipped": rows["skipped"]},
         "environment": _environment(manifest.get("environment"), secrets),
     }
+
+
+def checked_manifest(run: Path, manifest: Manifest, secrets: Sequence[str] = ()) -> dict[str, Any]:
+    """The public manifest of the run directory `run`, held to what a bundle's is held to.
+
+    Raises `RunError` that names the file, for a manifest of which no page can be made.
+    """
+    try:
+        checked = strict_json(json.dumps(public_manifest(manifest, secrets)).encode())
+        check_manifest(checked)
+    except (BadMember, RecursionError) as error:
+        why = str(error) if isinstance(error, BadMember) else "it is nested too deeply"
+        raise RunError(f"{run / MANIFEST}: {why}; restore the file or start a new run") from error
+    return checked
 
 
 def public_model(model: Mapping[str, Any], secrets: Sequence[str] = ()) -> dict[str, Any]:
@@ -143,18 +159,30 @@ def public_value(value: Any, secrets: Sequence[str] = ()) -> Any:
 
 
 def _config(config: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """The options of the command, less addresses; files by their names."""
+    """The options of the command, less addresses; files by their names.
+
+    An option of another kind stays of that kind, for `check_manifest` to refuse.
+    """
+
+    def each(key: str, public: Callable[[str], str]) -> Any:
+        value = config[key]
+        if isinstance(value, list | tuple):
+            return [public(str(one)) for one in value]
+        return public_value(value, secrets)
+
     shown = {key: public_value(config[key], secrets) for key in _CONFIG if key in config}
     for key in ("model", "judge_model"):
         if key in config:
-            shown[key] = _model_name(config[key], secrets) if config[key] else config[key]
+            name = config[key]
+            is_name = isinstance(name, str) and name
+            shown[key] = _model_name(name, secrets) if is_name else public_value(name, secrets)
     for key in ("dataset", "system_prompt"):
         if key in config:
             shown[key] = _last(public_text(str(config[key]), secrets), hub=key == "dataset")
     if "judges" in config:
-        shown["judges"] = [_judge(str(spec), secrets) for spec in config["judges"]]
+        shown["judges"] = each("judges", lambda spec: _judge(spec, secrets))
     if "plugins" in config:
-        shown["plugins"] = [_last(public_text(str(one), secrets)) for one in config["plugins"]]
+        shown["plugins"] = each("plugins", lambda file: _last(public_text(file, secrets)))
     if "model_args" in config:
         shown["model_args"] = _options(config["model_args"], secrets)
     return shown

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import (
     TYPE_CHECKING,
@@ -39,6 +39,7 @@ _PROBLEM = rf"^(order|(missing|unclosed|nested|stray|repeated|empty):({'|'.join(
 _NAME = r"^[A-Za-z0-9_.-]{1,40}$"
 _OTHER = "other"
 _NO_USAGE = Usage()
+_USAGE = tuple(figure.name for figure in fields(Usage))
 #: More calls, tokens, dollars or seconds are nobody's figures.
 _MOST = 1e12
 
@@ -81,6 +82,19 @@ def is_turn_id(text: str) -> bool:
 def token(text: str | None) -> str | None:
     """`text` where it is a short word, as such names are; else `other`."""
     return text if text is None or re.fullmatch(_NAME, text) else _OTHER
+
+
+def out_of_bounds(turn: TurnResult) -> str | None:
+    """Where a turn has a figure that no bundle may have, as `usage.cost`; None for nowhere."""
+    if not 0 <= turn.latency <= _MOST:
+        return "latency"
+    usages = {f"verdicts.{name}.usage": v.usage for name, v in turn.verdicts.items()}
+    for where, usage in ({"usage": turn.usage} | usages).items():
+        for key in _USAGE if usage != _NO_USAGE else ():
+            value = getattr(usage, key)
+            if value is not None and not 0 <= value <= _MOST:
+                return f"{where}.{key}"
+    return None
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -111,6 +111,8 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
     name = Annotated[str, Field(min_length=1, max_length=500)]
     count = Annotated[int, Field(ge=0, le=10_000_000)]
     some = Annotated[int, Field(ge=1, le=10_000_000)]
+    text = Annotated[str, Field(max_length=10_000)]
+    weight = Annotated[float, Field(gt=0, le=1e6)]
     mark = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
     @with_config(closed)
@@ -141,7 +143,7 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
     @with_config(opened)
     class ScorerPart(TypedDict):
         judges: dict[word, JudgePart]
-        weights: dict[word, Annotated[float, Field(gt=0, le=1e6)]]
+        weights: Annotated[dict[word, weight], Field(min_length=1)]
         missing: Literal["mask", "fail_fast", "zero"]
 
     @with_config(opened)
@@ -195,10 +197,38 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
         plugins: dict[line, line]
 
     @with_config(opened)
+    class ConfigPart(TypedDict, total=False):
+        model: text
+        dataset: text
+        split: text | None
+        revision: text | None
+        on_bad_row: text
+        limit: int | None
+        limit_personas: int | None
+        emotions: list[text]
+        history: text
+        history_content: text
+        system_prompt: text
+        judges: list[text]
+        judge_model: text | None
+        no_rubric: bool
+        weights: dict[text, float]
+        on_missing: text
+        temperature: float | None
+        max_tokens: int | None
+        seed: int | None
+        model_args: dict[text, Any]
+        concurrency: int
+        timeout: float
+        retries: int
+        plugins: list[text]
+        cache: bool
+
+    @with_config(opened)
     class ManifestPart(TypedDict):
         kardiabench: Annotated[str, Field(max_length=50)]
         created: Annotated[str, Field(pattern=_TIME)]
-        config: dict[str, Any]
+        config: ConfigPart
         model: ModelPart
         dataset: SourcePart
         protocol: ProtocolPart

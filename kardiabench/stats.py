@@ -99,17 +99,20 @@ def classification(gold: Sequence[str], predicted: Sequence[str | None]) -> Clas
     """Score `predicted` labels (None: no label named) against `gold`; None for no replies."""
     if not gold:
         return None
-    from sklearn.metrics import confusion_matrix, f1_score, recall_score
-
-    answers = [label or NO_LABEL for label in predicted]
-    present = [label for label in EMOTIONS if label in set(gold)]
-    recalls = recall_score(gold, answers, labels=present, average=None, zero_division=0.0)
-    matrix = confusion_matrix(gold, answers, labels=[*EMOTIONS, NO_LABEL])
+    places = {label: place for place, label in enumerate(EMOTIONS)}
+    rows = np.array([places[label] for label in gold], dtype=np.int64)
+    columns = np.array([places.get(label or "", len(EMOTIONS)) for label in predicted])
+    size = len(EMOTIONS), len(EMOTIONS) + 1
+    matrix = np.bincount(rows * size[1] + columns, minlength=size[0] * size[1]).reshape(size)
+    hits, support, named = matrix.diagonal(), matrix.sum(axis=1), matrix[:, :-1].sum(axis=0)
+    present = np.flatnonzero(support)
+    recall = hits[present] / support[present]
+    f1 = 2 * hits[present] / (support[present] + named[present])
     return Classification(
         n=len(gold),
-        accuracy=sum(map(str.__eq__, gold, answers)) / len(gold),
-        macro_f1=float(f1_score(gold, answers, labels=present, average="macro", zero_division=0.0)),
-        recall=dict(zip(present, map(float, recalls), strict=True)),
-        support={label: gold.count(label) for label in present},
-        confusion=[[int(cell) for cell in row] for row in matrix[:-1]],
+        accuracy=int(hits.sum()) / len(gold),
+        macro_f1=float(f1.mean()),
+        recall={EMOTIONS[at]: float(value) for at, value in zip(present, recall, strict=True)},
+        support={EMOTIONS[at]: int(support[at]) for at in present},
+        confusion=matrix.tolist(),
     )

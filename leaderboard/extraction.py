@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kardiabench.bundle_redaction import run_id
 from kardiabench.bundle_rows import TurnText
+from kardiabench.results import collector_at_rest
 from kardiabench.texts import iterate_texts
 from leaderboard import run_charts
 from leaderboard.columns import Columns, columns_of
@@ -36,6 +37,11 @@ def extract_input(path: Path, made: Path, *, include_text: bool) -> Extract:
 
     Raises a `KardiaBenchError` where it cannot be used, and says why.
     """
+    with collector_at_rest():  # going through all turns again and again, it would take a fifth
+        return _made(path, made, include_text=include_text)
+
+
+def _made(path: Path, made: Path, *, include_text: bool) -> Extract:
     opened = open_input(path)
     columns = columns_of(opened.results)
     extract = _extract(opened, columns)

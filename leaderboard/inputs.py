@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from kardiabench.bundle import SUFFIX, read_bundle
 from kardiabench.bundle_cards import public_card
 from kardiabench.bundle_check import Difference, differences
 from kardiabench.bundle_data import data_mismatches
-from kardiabench.bundle_redaction import public_manifest, refuse_private_protocol
-from kardiabench.bundle_rows import is_turn_id, token
-from kardiabench.bundle_schema import BadMember, check_manifest, is_word, strict_json
+from kardiabench.bundle_redaction import checked_manifest, refuse_private_protocol
+from kardiabench.bundle_rows import is_turn_id, out_of_bounds, token
+from kardiabench.bundle_schema import is_word
 from kardiabench.calibration import kept_calibration
 from kardiabench.cards import kept_card
 from kardiabench.drift import instruments
@@ -75,7 +74,7 @@ def _open_run(path: Path) -> Opened:
     secrets = known_secrets()
     private = read_manifest(path)
     refuse_private_protocol(private, secrets, allow_paths=False)
-    manifest = _checked(path, public_manifest(private, secrets))
+    manifest = checked_manifest(path, private, secrets)
     results = _plain(read_results(path, manifest))
     check_turns(results, manifest, path)
     _check_rows(path, results)
@@ -94,18 +93,6 @@ def _check_files(path: Path) -> None:
             raise RunError(f"{file} is no file; restore it or start a new run")
 
 
-def _checked(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The public manifest, as a bundle would give it back."""
-    try:
-        checked = strict_json(json.dumps(manifest).encode())
-        check_manifest(checked)
-    except BadMember as error:
-        raise RunError(
-            f"{path / MANIFEST}: {error}; restore the file or start a new run"
-        ) from error
-    return checked
-
-
 def _plain(results: Results) -> Results:
     """The results without an error's own words: they may quote the prompt."""
     for turn in results.turns.values():
@@ -115,10 +102,13 @@ def _plain(results: Results) -> Results:
 
 
 def _check_rows(path: Path, results: Results) -> None:
-    """Raise `RunError` for ids that are no words, and for scores out of their range."""
+    """Raise `RunError` for ids that are no words, for scores and figures out of their range."""
     for turn_id, turn in results.turns.items():
         if not is_turn_id(turn_id) or not is_word(turn.persona_id):
             raise _edited(path, "an id of a turn or a persona is no id")
+        beyond = out_of_bounds(turn)
+        if beyond is not None:
+            raise _edited(path, f"turns.{turn_id}.{beyond} is out of its range")
     for judge, dimensions in results.dimensions.items():
         for place, dimension in enumerate(dimensions):
             scores = results.column(judge, place)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from leaderboard.citing import bibtex
-from leaderboard.exports import write_exports
 from leaderboard.feed import feed
 from leaderboard.schema import leaderboard_json, schema
 from leaderboard.templating import render, static_files
 from leaderboard.views import BoardView, SiteView
 from leaderboard.workplace import MARKER
 
+#: Waits for a board's pictures, SVG by name, and gives them.
+Drawn = Callable[[], Mapping[str, str]]
 #: Pages that there is one of.
 _SINGLE = ("compare", "browse", "method")
 
 
-def write_pages(folder: Path, site: SiteView) -> None:
-    """Write every page of `site`, its style and scripts, and its exports below `folder`."""
+def write_pages(folder: Path, site: SiteView, pictures: Mapping[str, Drawn]) -> None:
+    """Write every page of `site`, its style and scripts, and what machines read below `folder`.
+
+    `pictures` are those of each board, by protocol, which may still be in the making.
+    """
     for board in site.boards:
-        _write_board(folder, site, board)
+        _write_runs(folder, site, board)
+    for board in site.boards:
+        drawn = replace(board, charts=pictures[board.protocol]())
+        _page(folder, board.page, "board.html.j2", site=site, board=drawn)
     for card in site.cards:
         _page(folder, card.page, "card.html.j2", site=site, card=card)
         _write(folder, card.source, card.content + "\n")
@@ -34,11 +43,9 @@ def write_pages(folder: Path, site: SiteView) -> None:
     _write(folder, MARKER, _json(leaderboard_json(site)))
 
 
-def _write_board(folder: Path, site: SiteView, board: BoardView) -> None:
-    _page(folder, board.page, "board.html.j2", site=site, board=board)
+def _write_runs(folder: Path, site: SiteView, board: BoardView) -> None:
     for run in (*board.runs, *board.unranked):
         _page(folder, run.page, "model.html.j2", site=site, board=board, run=run)
-    write_exports(folder, board)
 
 
 def _page(folder: Path, page: str, template: str, **values: object) -> None:

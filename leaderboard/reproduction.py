@@ -18,8 +18,11 @@ _MANNERS = frozenset({"concurrency", "timeout", "retries", "cache", "model"})
 
 
 def command_of(manifest: Manifest) -> str:
-    """`kardiabench run …` with every option that is not the default, quoted for a shell."""
-    config = manifest["config"]
+    """`kardiabench run …` with every option that is not the default, quoted for a shell.
+
+    Total: a value of a kind that no option has is shown as its JSON.
+    """
+    config = manifest["config"] if isinstance(manifest["config"], Mapping) else {}
     parts = ["kardiabench", "run", "--model", str(manifest["model"]["name"])]
     for name, value in config.items():
         if name not in _MANNERS and name in _DEFAULTS and value != _DEFAULTS[name]:
@@ -36,17 +39,22 @@ def _option(name: str, value: Any) -> Iterator[str]:
     elif value is None:
         return
     elif name == "on_missing":
-        yield from (option, str(value).replace("_", "-"))
+        yield from (option, _text(value).replace("_", "-"))
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from (option, f"{key}={_written(inner)}")
+    elif not isinstance(value, list | tuple):
+        yield from (option, _text(value))
     elif name == "emotions":
-        yield from (option, ",".join(map(str, value)))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from (option, str(inner))
+        yield from (option, ",".join(map(_text, value)))
     else:
-        yield from (option, str(value))
+        for inner in value:
+            yield from (option, _text(inner))
+
+
+def _text(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _written(value: Any) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import kardiabench
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.results import collector_at_rest
 from kardiabench.scoring import JUDGED
 from leaderboard import kept
 from leaderboard.agreeing import agreeing
+from leaderboard.aside import Aside, draw, export, light
 from leaderboard.boards import board_view, grouped
 from leaderboard.cards import cards_of
 from leaderboard.data_files import write_data
@@ -64,7 +66,8 @@ def build_site(
     plan = plan or Plan()
     inputs = find(paths)
     check_target(out, inputs)
-    with kept.usable(plan.cache) as cache:
+    apart = plan.workers != 1
+    with collector_at_rest(), Aside(apart=apart) as aside, kept.usable(plan.cache) as cache:
         with watching("runs read", len(inputs)) as done:
             processed = process(
                 inputs, cache, include_text=plan.include_text, done=done, workers=plan.workers
@@ -74,11 +77,17 @@ def build_site(
         problems += contradicting
         _check(chosen, problems, strict=plan.strict)
         site, tables = _compared(chosen, turns, problems, plan)
+        boards = [light(board) for board in site.boards]
+        pictures = {board.protocol: aside.call(draw, board) for board in boards}
         with workplace(out) as folder:
+            exported = [aside.call(export, folder, board) for board in boards]
             for one in chosen:
                 kept.publish(one.folder, folder)
             write_data(folder, tables, site, plan.text_from if plan.include_text else None)
-            write_pages(folder, replace(site, problems=published(problems, inputs)))
+            shown = replace(site, problems=published(problems, inputs))
+            write_pages(folder, shown, pictures)
+            for done_with in exported:
+                done_with()
         kept.tidy(cache, [one.folder for one in chosen])
     return site
 

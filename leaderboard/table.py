@@ -95,6 +95,7 @@ def table_of(
     metrics = list(extracts[0].metrics)
     reasons = [why_unranked(extract, min_coverage) for extract in extracts]
     together = Together(turns)
+    together.prepare()
 
     def standing(metric: Metric) -> Standing:
         return _standing(metric, _differences(metric, extracts, together, personas), reasons)
@@ -150,6 +151,8 @@ def _standing(metric: Metric, differences: Floats, reasons: Sequence[str]) -> St
         rank[places] = shared_ranks(above)
         low[places], high[places] = rank_intervals_of(among, better=above)
         rank[low == -1] = -1
+    if len(places) == len(reasons):
+        return Standing(metric, ranked, ranked, rank, low, high)
     every = pairs_of(differences, [str(place) for place in range(len(reasons))])
     return Standing(metric, _with_ranked(every, ranked, places), ranked, rank, low, high)
 

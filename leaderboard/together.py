@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,10 @@ class Together:
 
     runs: Sequence[TurnScores]
 
+    def prepare(self) -> None:
+        """Compute what all metrics share, before several threads ask for it."""
+        _ = self._by_persona
+
     @cached_property
     def turns(self) -> Ids:
         """The ids."""
@@ -30,8 +34,8 @@ class Together:
     def persona(self) -> Codes:
         """The persona of each turn; the runs agree on it (`agreeing`)."""
         names = np.empty(len(self.turns), dtype=object)
-        for run in self.runs:
-            names[self._places(run)] = run.personas
+        for run, places in zip(self.runs, self._places, strict=True):
+            names[places] = run.personas
         return np.unique(names.astype(np.bytes_), return_inverse=True)[1].astype(np.int64)
 
     def differences(self, key: str) -> Floats:
@@ -42,7 +46,7 @@ class Together:
         scores = self._scores(key)
         present = ~np.isnan(scores)
         values = np.where(present, scores, 0.0)
-        cubes = [self._of_persona(values[:, at], present[:, at]) for at in self._by_persona()]
+        cubes = [self._of_persona(values[:, at], present[:, at]) for at in self._by_persona]
         return np.stack(cubes, axis=2)
 
     @staticmethod
@@ -57,16 +61,23 @@ class Together:
     def _scores(self, key: str) -> Floats:
         """(runs, turns); NaN where there is no score."""
         found = np.full((len(self.runs), len(self.turns)), np.nan)
-        for row, run in zip(found, self.runs, strict=True):
+        for row, run, places in zip(found, self.runs, self._places, strict=True):
             if key in run.scores:
-                row[self._places(run)] = run.scores[key]
+                row[places] = run.scores[key]
         return found
 
-    def _places(self, run: TurnScores) -> Codes:
-        return np.searchsorted(self.turns, run.turns).astype(np.int64)
+    @cached_property
+    def _places(self) -> list[Codes | slice]:
+        """Where each run's turns are among all."""
+        return [
+            slice(None)
+            if len(run.turns) == len(self.turns)
+            else np.searchsorted(self.turns, run.turns).astype(np.int64)
+            for run in self.runs
+        ]
 
-    def _by_persona(self) -> Iterator[Codes]:
+    @cached_property
+    def _by_persona(self) -> list[Codes]:
         """The places of each persona's turns."""
-        order = np.argsort(self.persona, kind="stable")
-        ends = np.cumsum(np.bincount(self.persona))
-        return iter(np.split(order, ends[:-1]))
+        order = np.argsort(self.persona, kind="stable").astype(np.int64)
+        return np.split(order, np.cumsum(np.bincount(self.persona))[:-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -16,7 +15,6 @@ from leaderboard.columns import Columns
 from leaderboard.views import Metric
 
 FILE = "turns.npz"
-_PREFIX = "score:"
 Ids = NDArray[np.bytes_]
 
 
@@ -48,20 +46,23 @@ def turn_scores(columns: Columns, metrics: Sequence[Metric]) -> TurnScores:
 
 def save(folder: Path, found: TurnScores) -> None:
     """Put them into `folder`."""
-    arrays: dict[str, Any] = {f"{_PREFIX}{key}": values for key, values in found.scores.items()}
-    arrays |= {"turns": found.turns, "personas": found.personas, "gold": found.gold}
+    shape = len(found.scores), len(found.turns)
+    scores = np.array(list(found.scores.values()), dtype=np.float64).reshape(shape)
     with (folder / FILE).open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(
+            file,
+            turns=found.turns,
+            personas=found.personas,
+            gold=found.gold,
+            keys=np.array(list(found.scores), dtype=np.str_),
+            scores=scores,
+        )
 
 
 def load(folder: Path) -> TurnScores:
     """Those in `folder`. Raises `OSError`, `ValueError` or `KeyError` where they are broken."""
     with np.load(folder / FILE, allow_pickle=False) as arrays:
-        scores = {
-            name.removeprefix(_PREFIX): arrays[name]
-            for name in arrays.files
-            if name.startswith(_PREFIX)
-        }
+        scores = dict(zip(arrays["keys"].tolist(), arrays["scores"], strict=True))
         return TurnScores(arrays["turns"], arrays["personas"], arrays["gold"], scores)
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle_run import HOME, MARK, SAID, SECRET, a_bundle, a_manifest, a_run, members
@@ -14,10 +19,13 @@ from kardiabench.bundle import read_bundle
 from kardiabench.bundle_archive import TEXTS, TURNS, write_archive
 from kardiabench.bundle_packing import NEVER, REPLIES, bundle_name, pack_run
 from kardiabench.bundle_redaction import is_open, public_manifest, run_id
+from kardiabench.bundle_schema import _adapters
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.fingerprints import digest
 from kardiabench.results import read_results
+from kardiabench.settings import RunSettings
 from kardiabench.spans import parse_spans
-from kardiabench.store import ANCHORS, CALIBRATION, read_manifest
+from kardiabench.store import ANCHORS, CALIBRATION, MANIFEST, lock_folder, read_manifest
 from kardiabench.store import REPLIES as REPLY_LOG
 from kardiabench.summary import summarise
 from kardiabench.texts import iterate_texts
@@ -245,6 +253,112 @@ def test_a_run_whose_rules_were_overruled_is_not_packed(tmp_path: Path):
     with pytest.raises(RunError, match=r"was not packed: turns\.d\d/\d\.verdicts\.emotion"):
         pack_run(run, tmp_path)
     assert list(tmp_path.glob("*.zip")) == []
+
+
+def with_manifest(run: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    manifest = json.loads((run / MANIFEST).read_text())
+    change(manifest)
+    manifest["protocol_id"] = digest(manifest["protocol"])
+    (run / MANIFEST).write_text(json.dumps(manifest))
+    return run
+
+
+def nested(depth: int) -> Any:
+    return json.loads("[" * depth + "]" * depth)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["config"].update(judges=5), "config.judges"),
+        (lambda m: m["config"].update(plugins={"a": 1}), "config.plugins"),
+        (lambda m: m["config"].update(judge_model=5), "config.judge_model"),
+        (lambda m: m["config"].update(emotions=5), "config.emotions"),
+        (lambda m: m["config"].update(model_args=nested(60)), "nested too deeply"),
+        (lambda m: m["config"].update(model_args=nested(400)), "nested too deeply"),
+        (lambda m: m["protocol"]["scorer"].update(weights={}), "protocol.scorer.weights"),
+        (
+            lambda m: m["protocol"]["scorer"].update(weights={"format": 0.0}),
+            "protocol.scorer.weights.format",
+        ),
+        (lambda m: m["model"].update(name="\ud800"), "surrogates not allowed"),
+        (lambda m: m.pop("created"), "created"),
+    ],
+)
+def test_a_manifest_of_which_no_page_can_be_made_is_named_and_not_packed(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+):
+    run = with_manifest(a_run(tmp_path / "run"), change)
+    with pytest.raises(RunError) as caught:
+        pack_run(run, tmp_path)
+    assert str(caught.value).startswith(f"{run / MANIFEST}: ")
+    assert said in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+def test_every_setting_of_a_run_has_a_kind_in_the_schema():
+    config = _adapters()[1].json_schema()["$defs"]["ConfigPart"]["properties"]
+    servers = {"api_base", "judge_api_base"}  # no bundle has them
+    assert {setting.name for setting in fields(RunSettings)} - servers == set(config)
+    settings = RunSettings("a/b", emotions=["joyful"], judges=["rubric"], plugins=["x.py"])
+    manifest = a_manifest(3, config=json.loads(json.dumps(settings.to_json())))
+    _adapters()[1].validate_python(public_manifest(manifest))
+
+
+def test_what_is_wrong_with_a_log_is_said_of_the_run(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    log = run / REPLY_LOG
+    log.write_text(log.read_text().replace('"cost":0.5', '"cost":-5', 1))
+    with pytest.raises(RunError) as caught:
+        pack_run(run, tmp_path / "out")
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{run} was not packed: turns.jsonl line 1: usage.cost: ")
+    assert sentence.endswith("; restore the logs or score the run again")
+    assert str(tmp_path / "out") not in sentence
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_packing_left_is_deleted_when_it_is_old(run: Path, tmp_path: Path):
+    out = tmp_path / "a.kardia.zip"
+    names = {".a.kardia.zip.123": 7200, ".a.kardia.zip.124": 60, ".a.kardia.zip.old": 7200,
+             ".b.kardia.zip.123": 7200, "a.kardia.zip.123": 7200}  # fmt: skip
+    for name, age in names.items():
+        (tmp_path / name).write_bytes(b"PK")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    pack_run(run, out)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {*names, out.name} - {".a.kardia.zip.123"}
+
+
+def test_a_run_that_is_being_written_is_packed_and_said_to_be(run: Path, tmp_path: Path):
+    before = {file.name for file in run.iterdir()}
+    lock = lock_folder(run)
+    try:
+        assert pack_run(run, tmp_path / "a.kardia.zip").in_use
+    finally:
+        lock.release()
+    assert not pack_run(run, tmp_path / "b.kardia.zip").in_use
+    lock_folder(run).release()  # it was let go
+    assert {file.name for file in run.iterdir()} == before
+
+
+def test_a_folder_may_have_a_dot_in_its_name_and_is_never_replaced(run: Path, tmp_path: Path):
+    folder = tmp_path / "results.v2"
+    with pytest.raises(ConfigError, match="or a folder that is there"):
+        pack_run(run, folder)
+    folder.mkdir()
+    path = pack_run(run, folder).path
+    assert path.parent == folder
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="is a folder, which no bundle replaces"):
+        pack_run(run, folder, force=True)
+
+
+def test_a_bundle_is_not_packed_again(run: Path, tmp_path: Path):
+    path = pack_run(run, tmp_path).path
+    with pytest.raises(ConfigError, match=r"is a bundle already; .* submit verify"):
+        pack_run(path, tmp_path)
 
 
 def test_a_public_manifest_is_its_own_public_manifest():

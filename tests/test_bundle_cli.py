@@ -10,7 +10,7 @@ from bundle_run import SAID, SECRET, a_run, edit_json, edit_row, members, rewrit
 from cli_process import Cli
 
 from kardiabench.bundle_archive import SUFFIX, TURNS
-from kardiabench.store import SUMMARY
+from kardiabench.store import SUMMARY, lock_folder
 
 RUN = ("run", "--dataset", "sample", "--limit", "3", "--model", "baseline/majority")
 
@@ -111,6 +111,29 @@ def test_verify_says_which_row_contradicts_itself(cli: Cli) -> None:
     rewrite(bundle, TURNS, cheat)
     done = cli.fast("submit", "verify", bundle.name)
     assert "turns.d0/1.verdicts.emotion.scores[0] is 0.0, its rows give 1.0" in done.out
+
+
+def test_a_run_that_is_being_written_gets_a_warning(cli: Cli) -> None:
+    lock = lock_folder(a_run(cli.folder / "mine"))
+    try:
+        done = cli.fast("submit", "pack", "mine")
+    finally:
+        lock.release()
+    assert done.rc == 0
+    assert "it is being written just now: the bundle has what is there so far" in done.err
+
+
+def test_what_cannot_be_packed_or_verified_is_one_sentence(cli: Cli) -> None:
+    bundle = packed(cli)
+    again = cli.fast("submit", "pack", bundle.name)
+    assert (again.rc, again.out) == (2, "")
+    assert "is a bundle already" in again.sentence
+    empty = cli.fast("submit", "pack", "mine", "-o", "")
+    assert (empty.rc, empty.out) == (2, "")
+    assert "it is empty" in empty.sentence
+    nope = cli.fast("submit", "verify", "nope")
+    assert (nope.rc, nope.out) == (2, "")
+    assert nope.sentence.startswith("there is no nope")
 
 
 @pytest.mark.parametrize("arguments", [("nowhere.kardia.zip",), ("empty",), ()])

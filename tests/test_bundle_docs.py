@@ -12,7 +12,7 @@ import pytest
 import yaml
 from bundle_run import a_bundle, members
 
-from kardiabench import bundle_archive
+from kardiabench import bundle_archive, bundle_cards, bundle_schema
 from kardiabench.bundle_archive import BUNDLE_VERSION, INDEX, MOST_BYTES, TEXTS, TURNS
 from kardiabench.cli import cli
 from kardiabench.cli.submitting import _MOST
@@ -43,6 +43,27 @@ def test_the_page_lists_every_member_and_every_key(content: dict[str, bytes]):
     row = json.loads(content[TURNS].splitlines()[0])
     for key in row["verdicts"]["rubric"]:
         assert f"| `verdicts.<judge>.{key}` |" in PAGE
+
+
+def test_the_page_names_every_field_that_a_manifest_must_have():
+    schema = bundle_schema._adapters()[1].json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    required = {field for part in parts for field in part.get("required", ())}
+    assert {"created", "system_prompt_hash", "dimensions", "skipped"} <= required
+    for field in required | {"manifest_version"}:
+        assert re.search(rf"`([a-z_]+\.)*{field}[`.]", PAGE), field
+
+
+def test_the_page_names_what_of_a_card_is_published():
+    for section, parts in bundle_cards._PARTS.items():
+        (row,) = re.findall(rf"^\| `{section}` \| (.*) \|$", PAGE, re.MULTILINE)
+        assert set(re.findall("`(.*?)`", row)) == parts
+    sentence, mark = bundle_cards._SENTENCE, bundle_cards._MARK
+    (line,) = re.findall(
+        rf"^.* up to {sentence} characters, under .* up to {mark} .*$", PAGE, re.MULTILINE
+    )
+    listed = {*bundle_cards._SENTENCES, *bundle_cards._MARKS, *bundle_cards._PRIVATE}
+    assert set(re.findall("`(.*?)`", line)) == listed
 
 
 def test_the_page_has_the_limits_and_the_version():

@@ -297,6 +297,13 @@ def test_objects_that_are_none_are_named(bundle: Path, member: str, content: byt
         (put("environment", "python", to={}), "environment.python"),
         (put("rows", "skipped", to=None), "rows.skipped"),
         (put("config", to=[]), "config"),
+        (put("config", "emotions", to=5), "config.emotions"),
+        (put("config", "emotions", to=[5]), "config.emotions.0"),
+        (put("config", "judges", to="rubric"), "config.judges"),
+        (put("config", "model_args", to=[]), "config.model_args"),
+        (put("config", "weights", to={"rubric": "2"}), "config.weights.rubric"),
+        (put("config", "seed", to={}), "config.seed"),
+        (put("config", "temperature", to=True), "config.temperature"),
     ],
 )
 def test_a_manifest_that_breaks_the_schema_is_named(bundle: Path, change: Any, said: str):
@@ -316,6 +323,7 @@ def test_a_manifest_that_breaks_the_schema_is_named(bundle: Path, change: Any, s
         ),
         (put("judges", "rubric", "dimensions", to=[]), "dimensions"),
         (put("weights", "rubric", to=0), "weights.rubric"),
+        (put("weights", to={}), "weights"),
         (put("missing", to="guess"), "missing"),
     ],
 )

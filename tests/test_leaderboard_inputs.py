@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from kardiabench.bundle_packing import pack_run
 from kardiabench.cli.options import yaml_values
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest, fingerprint
+from kardiabench.settings import RunSettings
 from kardiabench.store import MANIFEST, SUMMARY
 from leaderboard import inputs, texts
 from leaderboard.extraction import extract_input
@@ -430,6 +431,17 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         lambda o: o["verdict"]["scores"].update(format=9.0), "verdicts.jsonl"
     ),
     "a smoke test that is said to be none": lambda run: judged_by(run, judge="smoke"),
+    "emotions that are none": of(lambda m: m["config"].update(emotions=5)),
+    "judges that are none": of(lambda m: m["config"].update(judges=5)),
+    "weights of nothing": of(lambda m: m["protocol"]["scorer"].update(weights={})),
+    "a negative cost": first_line(lambda o: o["reply"]["usage"].update(cost=-5)),
+    "more tokens than there are": first_line(
+        lambda o: o["reply"]["usage"].update(prompt_tokens=10**400)
+    ),
+    "a negative latency": first_line(lambda o: o["reply"].update(latency=-1.0)),
+    "a judge's negative cost": first_line(
+        lambda o: o["verdict"]["usage"].update(cost=-5), "verdicts.jsonl"
+    ),
 }
 
 
@@ -601,6 +613,18 @@ def test_questions_of_an_unfinished_run_cover_a_part_of_the_planned_turns(tmp_pa
     assert {round(flag.coverage, 6) for flag in view.flags} == {round(20 / 133, 6)}
 
 
+def test_a_bundle_whose_settings_are_none_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
+    good, other = write_run(tmp_path / "good", GOOD), write_run(tmp_path / "other", OTHER)
+    bundle = pack_run(other, tmp_path / "bad.kardia.zip", include_replies=False).path
+    manifest = json.loads(members(bundle)[MANIFEST])
+    manifest["config"]["emotions"] = 5
+    rewrite(bundle, MANIFEST, lambda _: dump_json(manifest))
+    site = build([good, bundle], tmp_path / "site")
+    assert [problem.name for problem in site.problems] == ["bad.kardia.zip"]
+    assert "config.emotions" in site.problems[0].why
+    assert list(by_name(site)) == [GOOD.name]
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -618,3 +642,24 @@ def test_the_commands_options_for_a_model_read_back_as_they_were() -> None:
     pairs = [word for before, word in pairwise(words) if before == "--model-arg"]
     assert yaml_values("--model-arg", pairs) == given
     assert "effort=high" in pairs
+
+
+ODD: list[Any] = [5, "x y", [1], [["a"]], {"a b": {}}, True, False, 1.5, "$(id)", [None], 10**20]
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in fields(RunSettings)])
+@pytest.mark.parametrize("value", ODD, ids=json.dumps)
+def test_the_command_has_a_word_for_every_value(name: str, value: Any) -> None:
+    command = command_of({"model": {"name": "a/b"}, "config": {name: value}})
+    words = shlex.split(command)
+    assert words[:4] == ["kardiabench", "run", "--model", "a/b"]
+    assert shlex.join(words) == command
+
+
+def test_the_command_shows_what_is_no_option_as_json() -> None:
+    config = {"emotions": 5, "judges": [["a"], None], "temperature": {"a": {"b": [1]}}}
+    words = shlex.split(command_of({"model": {"name": "a/b"}, "config": config}))
+    assert words[4:6] == ["--emotions", "5"]
+    assert words[6:10] == ["--judge", '["a"]', "--judge", "null"]
+    assert words[10:] == ["--temperature", 'a={"b": [1]}']
+    assert command_of({"model": {"name": "a/b"}, "config": 5}) == "kardiabench run --model a/b"

@@ -29,7 +29,8 @@ def submit() -> None:
     click.option(
         "--out",
         "-o",
-        type=click.Path(path_type=Path),
+        type=click.Path(),
+        callback=lambda _context, _option, given: _place(given),
         help="File (*.kardia.zip) or folder to write. [default: MODEL-DATASET-ID.kardia.zip here]",
     ),
     click.option(
@@ -70,6 +71,9 @@ def pack(
     output.echo(plain(str(packed.path)))
     said = f"{turns['answered']} of {turns['planned']} turns, run {bundle.run_id}"
     click.echo(f"packed {said}; left out: {'; '.join(bundle.left_out)}", err=True)
+    if packed.in_use:
+        note = "it is being written just now: the bundle has what is there so far"
+        click.echo(f"warning: {note}", err=True)
     if bundle.has_texts:
         click.echo("replies and the judges' evidence are in it: they will be public", err=True)
     if not packed.complete:
@@ -101,6 +105,13 @@ def verify(bundles: Sequence[Path]) -> None:
         raise RunError(
             f"{bad} of {len(paths)} bundles cannot be trusted, as said above; pack their runs again"
         )
+
+
+def _place(given: str | None) -> Path | None:
+    """The path of `--out`; an empty one would be the folder here."""
+    if given == "":
+        raise click.BadParameter("it is empty; give a file (*.kardia.zip) or a folder.")
+    return None if given is None else Path(given)
 
 
 def _show(found: Sequence[Difference]) -> None:
