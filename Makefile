@@ -37,3 +37,4 @@ bench: .venv
 	$(PYTHON) benchmarks/startup.py
 	$(PYTHON) benchmarks/throughput.py
 	$(PYTHON) benchmarks/replay.py
+	$(PYTHON) benchmarks/site.py

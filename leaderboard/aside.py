@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+from kardiabench.emotions import EMOTIONS
 from kardiabench.errors import StorageError
 from leaderboard.views import BoardView, RunView
 
@@ -30,7 +31,8 @@ class Aside:
         self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if apart else None
 
     def __enter__(self) -> Self:
-        self.call(_prepare)
+        if self._pool is not None:
+            self._pool.submit(_prepare)
         return self
 
     def __exit__(
@@ -95,7 +97,10 @@ def export(folder: Path, board: BoardView) -> None:
 
 
 def _prepare() -> None:
-    """Import what takes long before there is anything to do."""
-    import pandas  # noqa: F401, ICN001
-
+    """Start what takes long to start before there is anything to do: the compiler of pictures."""
     import leaderboard.board_charts  # noqa: F401
+    from leaderboard.run_charts import Sketch
+    from leaderboard.run_charts import draw as draw_run
+
+    draw_run(Sketch("", [], [[0] * (len(EMOTIONS) + 1)] * len(EMOTIONS), {}, []))
+    import pandas  # noqa: F401, ICN001 - for the exports

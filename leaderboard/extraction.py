@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from kardiabench.bundle_rows import TurnText
 from kardiabench.results import collector_at_rest
 from kardiabench.texts import iterate_texts
 from leaderboard import run_charts
+from leaderboard.aside import Aside
 from leaderboard.columns import Columns, columns_of
 from leaderboard.extract import Extract
 from leaderboard.extracting import (
@@ -32,19 +34,26 @@ from leaderboard.turn_scores import save, turn_scores
 from leaderboard.variances import variances_of
 
 
-def extract_input(path: Path, made: Path, *, include_text: bool) -> Extract:
+def extract_input(
+    path: Path, made: Path, *, include_text: bool, aside: Aside | None = None
+) -> Extract:
     """Read the run or bundle at `path`, write its data files below `made`, return its extract.
 
-    Raises a `KardiaBenchError` where it cannot be used, and says why.
+    Pictures are drawn by `aside`, else here. Raises a `KardiaBenchError` where the input cannot be
+    used, and says why.
     """
+    aside = aside or Aside(apart=False)
     with collector_at_rest():  # going through all turns again and again, it would take a fifth
-        return _made(path, made, include_text=include_text)
+        return _made(path, made, include_text=include_text, aside=aside)
 
 
-def _made(path: Path, made: Path, *, include_text: bool) -> Extract:
+def _made(path: Path, made: Path, *, include_text: bool, aside: Aside) -> Extract:
     opened = open_input(path)
     columns = columns_of(opened.results)
     extract = _extract(opened, columns)
+    name = shown_name(opened.manifest)
+    sketch = run_charts.sketch(name, columns, extract.metrics, extract.scores, extract.flags)
+    pictures = aside.call(run_charts.draw, sketch)
     save(made, turn_scores(columns, extract.metrics))
     texts = _texts(opened, include_text=include_text)
     write_run_files(
@@ -55,7 +64,7 @@ def _made(path: Path, made: Path, *, include_text: bool) -> Extract:
         flags=extract.flags,
         texts=texts,
     )
-    return extract
+    return replace(extract, charts=pictures())
 
 
 def _extract(opened: Opened, columns: Columns) -> Extract:
@@ -88,7 +97,7 @@ def _extract(opened: Opened, columns: Columns) -> Extract:
         cards=opened.cards,
         cost=costs[0],
         judge_cost=costs[1],
-        charts=run_charts.charts(shown_name(manifest), columns, metrics, scores, flags),
+        charts={},
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kardiabench.errors import KardiaBenchError, StorageError
 from leaderboard import kept
+from leaderboard.aside import Aside
 from leaderboard.extract import Extract
 from leaderboard.signatures import signature
 from leaderboard.turn_scores import there
@@ -52,8 +53,12 @@ def process(
     include_text: bool,
     done: Callable[[], None],
     workers: int | None = None,
+    aside: Aside | None = None,
 ) -> list[Processed]:
-    """Process `paths`, in that order, with `workers` processes (else one a core)."""
+    """Process `paths`, in that order, with `workers` processes (else one a core).
+
+    A single input is read in this process, and its pictures are drawn by `aside`.
+    """
     found: dict[Path, Processed] = {}
     todo = []
     for path in paths:
@@ -63,7 +68,7 @@ def process(
         else:
             found[path] = known
             done()
-    for processed in _made(todo, cache, include_text, workers):
+    for processed in _made(todo, cache, include_text, workers, aside):
         found[processed.path] = processed
         done()
     return [found[path] for path in paths]
@@ -79,12 +84,16 @@ def _known(path: Path, cache: Path, include_text: bool) -> Ready | None:
 
 
 def _made(
-    paths: Sequence[Path], cache: Path, include_text: bool, workers: int | None
+    paths: Sequence[Path],
+    cache: Path,
+    include_text: bool,
+    workers: int | None,
+    aside: Aside | None,
 ) -> Iterator[Processed]:
     make = partial(_make, cache=cache, include_text=include_text)
     number = min(workers or os.cpu_count() or 1, len(paths))
     if number < 2:
-        yield from map(make, paths)
+        yield from (make(path, aside=aside) for path in paths)
         return
     # A fresh interpreter each: a forked one would share the parent's threads' locks.
     with ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool:
@@ -97,7 +106,7 @@ def _made(
             ) from error
 
 
-def _make(path: Path, cache: Path, include_text: bool) -> Processed:
+def _make(path: Path, cache: Path, include_text: bool, aside: Aside | None = None) -> Processed:
     folder = _folder(path, cache, include_text)
     if folder is None:
         return Broken(path, "it is gone or cannot be read")
@@ -105,7 +114,7 @@ def _make(path: Path, cache: Path, include_text: bool) -> Processed:
 
     made = kept.workshop(folder)
     try:
-        extract = extract_input(path, made, include_text=include_text)
+        extract = extract_input(path, made, include_text=include_text, aside=aside)
         kept.keep(folder, extract, made)
     except KardiaBenchError as error:
         return Broken(path, str(error))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from kardiabench.emotions import EMOTIONS
 from kardiabench.stats import Floats, estimate
-from leaderboard.charts.confusion import confusion
-from leaderboard.charts.flags import FlagRow, flags
-from leaderboard.charts.radar import Axis, Series, radar
-from leaderboard.charts.turns import TurnPoint, TurnSeries, turn_curve
 from leaderboard.columns import Columns
 from leaderboard.extract import Scores
 from leaderboard.metrics import ACCURACY, COMPOSITE
@@ -20,22 +17,61 @@ from leaderboard.views import FlagView, Metric
 #: Exchanges that the curve shows; KardiaBench's dialogues have at most 10.
 _MOST_TURNS = 24
 _LEAST_AXES, _MOST_AXES = 3, 12
+_MOST_ROWS = 60
 _RUBRIC = "Rubric, mean scaled to 0\u20131"
 
 
-def charts(
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A metric at one place of the dialogues: mean, its interval, and of how many replies."""
+
+    turn: int
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What the pictures of a run show: small, so that another process can draw them.
+
+    `axes` are the rubric's dimensions with their ranges and means; `confusion` has 32 rows of 33
+    counts; `curves` are points by label; `flags` are questions with turns flagged and judged.
+    """
+
+    name: str
+    axes: Sequence[tuple[str, float, float, float | None]]
+    confusion: Sequence[Sequence[int]]
+    curves: Mapping[str, Sequence[Point]]
+    flags: Sequence[tuple[str, int, int]]
+
+
+def sketch(
     name: str,
     columns: Columns,
     metrics: Sequence[Metric],
     scores: Mapping[str, Scores],
     asked: Sequence[FlagView],
-) -> dict[str, str]:
-    """SVG by name: those for which the run has figures."""
+) -> Sketch:
+    """What the pictures of the run show; parts for which it has no figures are empty."""
+    curves = {label: list(_points(columns, values)) for label, values in _curves(columns, metrics)}
+    return Sketch(
+        name=name,
+        axes=[(m.label, m.low, m.high, scores[m.key].mean) for m in radar_axes(metrics)],
+        confusion=_confusion(columns),
+        curves={label: points for label, points in curves.items() if points},
+        flags=[(f.dimension.replace("_", " "), len(f.turns), f.scored) for f in asked],
+    )
+
+
+def draw(shown: Sketch) -> dict[str, str]:
+    """SVG by name: those for which there are figures."""
     drawn = {
-        "radar": _radar(name, metrics, scores),
-        "confusion": _confusion(name, columns),
-        "turns": _turns(name, columns, metrics),
-        "flags": _flags(name, asked),
+        "radar": _draw_radar(shown),
+        "confusion": _draw_confusion(shown),
+        "turns": _draw_turns(shown),
+        "flags": _draw_flags(shown),
     }
     return {key: svg for key, svg in drawn.items() if svg is not None}
 
@@ -46,35 +82,14 @@ def radar_axes(metrics: Sequence[Metric]) -> list[Metric]:
     return rubric[:_MOST_AXES] if len(rubric) >= _LEAST_AXES else []
 
 
-def _radar(name: str, metrics: Sequence[Metric], scores: Mapping[str, Scores]) -> str | None:
-    chosen = radar_axes(metrics)
-    values = [scores[metric.key].mean for metric in chosen]
-    if all(value is None for value in values):
-        return None
-    axes = [Axis(metric.label, metric.low, metric.high) for metric in chosen]
-    return radar(axes, [Series(name, values)], label=f"Radar chart of the rubric scores of {name}")
-
-
-def _confusion(name: str, columns: Columns) -> str | None:
+def _confusion(columns: Columns) -> list[list[int]]:
     given = columns.answered
     if not given.any():
-        return None
+        return []
     matrix = np.zeros((len(EMOTIONS), len(EMOTIONS) + 1), dtype=np.int64)
     np.add.at(matrix, (columns.gold[given], columns.predicted[given]), 1)
-    label = f"Heat map of gold emotions and those that {name} named"
-    return confusion(matrix.tolist(), EMOTIONS, "(none)", label=label)
-
-
-def _turns(name: str, columns: Columns, metrics: Sequence[Metric]) -> str | None:
-    series = [
-        TurnSeries(label, points)
-        for label, values in _curves(columns, metrics)
-        if (points := list(_points(columns, values)))
-    ]
-    if not series:
-        return None
-    label = f"Scores of {name} by the number of the exchange in its dialogue"
-    return turn_curve(series, 0.0, 1.0, "Score, scaled to 0\u20131", label=label)
+    counts: list[list[int]] = matrix.tolist()
+    return counts
 
 
 def _curves(columns: Columns, metrics: Sequence[Metric]) -> Iterator[tuple[str, Floats]]:
@@ -89,17 +104,52 @@ def _curves(columns: Columns, metrics: Sequence[Metric]) -> Iterator[tuple[str, 
         yield _RUBRIC, np.mean(scaled, axis=0)
 
 
-def _points(columns: Columns, values: Floats) -> Iterator[TurnPoint]:
+def _points(columns: Columns, values: Floats) -> Iterator[Point]:
     for index in range(min(int(columns.index.max(initial=-1)) + 1, _MOST_TURNS)):
         here = columns.index == index
         found = estimate(values[here], columns.persona[here])
         if found.mean is not None:
-            low, high = found.low, found.high
-            yield TurnPoint(index + 1, min(found.mean, 1.0), low, high, found.scored)
+            mean = min(found.mean, 1.0)
+            yield Point(index + 1, mean, found.low, found.high, found.scored)
 
 
-def _flags(name: str, asked: Sequence[FlagView]) -> str | None:
-    rows = [FlagRow(f.dimension.replace("_", " "), len(f.turns), f.scored) for f in asked]
+def _draw_radar(shown: Sketch) -> str | None:
+    from leaderboard.charts.radar import Axis, Series, radar
+
+    values = [mean for *_, mean in shown.axes]
+    if all(value is None for value in values):
+        return None
+    axes = [Axis(label, low, high) for label, low, high, _ in shown.axes]
+    label = f"Radar chart of the rubric scores of {shown.name}"
+    return radar(axes, [Series(shown.name, values)], label=label)
+
+
+def _draw_confusion(shown: Sketch) -> str | None:
+    from leaderboard.charts.confusion import confusion
+
+    if not shown.confusion:
+        return None
+    label = f"Heat map of gold emotions and those that {shown.name} named"
+    return confusion(shown.confusion, EMOTIONS, "(none)", label=label)
+
+
+def _draw_turns(shown: Sketch) -> str | None:
+    from leaderboard.charts.turns import TurnPoint, TurnSeries, turn_curve
+
+    series = [
+        TurnSeries(label, [TurnPoint(p.turn, p.mean, p.low, p.high, p.n) for p in points])
+        for label, points in shown.curves.items()
+    ]
+    if not series:
+        return None
+    label = f"Scores of {shown.name} by the number of the exchange in its dialogue"
+    return turn_curve(series, 0.0, 1.0, "Score, scaled to 0\u20131", label=label)
+
+
+def _draw_flags(shown: Sketch) -> str | None:
+    from leaderboard.charts.flags import FlagRow, flags
+
+    rows = [FlagRow(*row) for row in shown.flags[:_MOST_ROWS]]
     if not rows:
         return None
-    return flags(rows[:60], label=f"Share of the turns of {name} that each question flags")
+    return flags(rows, label=f"Share of the turns of {shown.name} that each question flags")

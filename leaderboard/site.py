@@ -70,7 +70,12 @@ def build_site(
     with collector_at_rest(), Aside(apart=apart) as aside, kept.usable(plan.cache) as cache:
         with watching("runs read", len(inputs)) as done:
             processed = process(
-                inputs, cache, include_text=plan.include_text, done=done, workers=plan.workers
+                inputs,
+                cache,
+                include_text=plan.include_text,
+                done=done,
+                workers=plan.workers,
+                aside=aside,
             )
         chosen, problems = sorted_out(processed)
         chosen, turns, contradicting = agreeing(chosen)
