@@ -67,8 +67,9 @@ class Bundle:
                 yield from _texts(archive, self.results.turns)
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: str | Path) -> Bundle:
     """The bundle at `path`; raise `RunError` for whatever is wrong with it."""
+    path = Path(path)
     with opened(path) as archive, collector_at_rest():
         index = archive.index()
         manifest = _manifest(archive)

@@ -50,7 +50,7 @@ class Difference:
         return f"{self.where} is {_shown(self.packed)}, its rows give {_shown(self.recomputed)}"
 
 
-def verify_bundle(path: Path) -> list[Difference]:
+def verify_bundle(path: str | Path) -> list[Difference]:
     """Everything in which the bundle at `path` contradicts itself; empty when it holds.
 
     Raises `RunError` for a file that is no whole bundle or has a changed member.

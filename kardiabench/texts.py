@@ -18,14 +18,15 @@ from kardiabench.store import iterate_replies, read_manifest, reply_digest
 __all__ = ["TurnText", "iterate_texts"]
 
 
-def iterate_texts(source: Path | Bundle) -> Iterator[TurnText]:
+def iterate_texts(source: str | Path | Bundle) -> Iterator[TurnText]:
     """The texts of a run directory or a bundle, in the canonical order of turns.
 
     Of every turn that was answered; a bundle without replies has none. Raises `RunError`.
     """
     if isinstance(source, Bundle):
         return source.texts()
-    return read_bundle(source).texts() if source.is_file() else _texts_of_run(source)
+    path = Path(source)
+    return read_bundle(path).texts() if path.is_file() else _texts_of_run(path)
 
 
 def _texts_of_run(path: Path) -> Iterator[TurnText]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
+from kardiabench.fingerprints import digest
 from leaderboard.views import BoardView, RunView, SiteView
 
 _ATOM = "http://www.w3.org/2005/Atom"
@@ -20,7 +21,7 @@ def feed(site: SiteView) -> bytes:
     entries.sort(key=lambda entry: (entry[0].created, entry[0].id), reverse=True)
     root = ET.Element("feed", xmlns=_ATOM)
     _text(root, "title", site.title)
-    _text(root, "id", site.url or "urn:kardiabench:leaderboard")
+    _text(root, "id", site.url or _urn(site))
     _text(root, "updated", site.updated or "1970-01-01T00:00:00+00:00")
     _text(ET.SubElement(root, "author"), "name", site.title)
     base = site.url.rstrip("/") + "/" if site.url else ""
@@ -31,6 +32,11 @@ def feed(site: SiteView) -> bytes:
     ET.indent(root)
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
+
+
+def _urn(site: SiteView) -> str:
+    """A name for a site without an address: its title and protocols make it."""
+    return "urn:kardiabench:leaderboard:" + digest([site.title, [b.protocol for b in site.boards]])
 
 
 def _entry(root: ET.Element, run: RunView, board: BoardView, base: str) -> None:

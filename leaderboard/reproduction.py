@@ -27,9 +27,15 @@ def command_of(manifest: Manifest) -> str:
     for name, value in config.items():
         if name not in _MANNERS and name in _DEFAULTS and value != _DEFAULTS[name]:
             parts += _option(name, value)
-    # No option takes the default seed away, so the reader has to be told.
-    bare = "  # without a seed" if config.get("seed", 0) is None else ""
-    return shlex.join(parts) + bare
+    return shlex.join(parts) + "".join(f"  # {remark}" for remark in _remarks(manifest, config))
+
+
+def _remarks(manifest: Manifest, config: Mapping[str, Any]) -> Iterator[str]:
+    """What the command alone does not say."""
+    if config.get("seed", 0) is None:  # no option takes the default seed away
+        yield "without a seed"
+    if str(manifest["model"]["name"]).startswith(("replay/", "scripted/")):
+        yield "with the file of replies, which is not published"
 
 
 def _option(name: str, value: Any) -> Iterator[str]:

@@ -29,7 +29,7 @@ def test_build_says_what_is_there_and_what_was_left_out(cli: Cli, run: Path) -> 
     (cli.folder / "bad" / "manifest.json").write_text("{}")
     done = cli.fast("leaderboard", "build", "run", "bad", "--workers", "1")
     assert done.rc == 0, done.err
-    assert "site/index.html: 1 runs (1 ranked) of 1 protocol" in done.out
+    assert "site/index.html: 1 run (1 ranked) of 1 protocol" in done.out
     assert "with the text of sample; licence: CC0" in done.out
     assert "warning: left out bad: " in done.err
     assert (cli.folder / "site" / "index.html").exists()
@@ -53,6 +53,7 @@ def test_python_m_leaderboard_is_the_same(cli: Cli) -> None:
         (("--url", "javascript:alert(1)"), "is no address"),
         (("--url", 'https://x/"><script>'), "is no address"),
         (("--out", "."), "would be replaced"),
+        (("--text-from", "sample"), "give --include-text with it"),
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(cli, run, options, sentence) -> None:

@@ -80,6 +80,8 @@ def build(runs: Sequence[Path], out: Path, cache: Path | None, **options: Any) -
     from kardiabench.progress import steps
     from leaderboard.site import Plan, build_site
 
+    if options["text_from"] and not options["include_text"]:
+        raise ConfigError("--text-from names text to publish; give --include-text with it")
     options["title"] = _title(options["title"])
     _check_url(options["url"])
     if cache is not None:
@@ -117,12 +119,15 @@ def _tell(site: SiteView, out: Path) -> None:
     runs = sum(len(board.runs) + len(board.unranked) for board in site.boards)
     ranked = sum(len(board.runs) for board in site.boards)
     protocols = f"{len(site.boards)} protocol" + ("s" if len(site.boards) > 1 else "")
-    output.echo(f"{out}/index.html: {runs} runs ({ranked} ranked) of {protocols}")
-    for board in site.boards:
-        if board.text:
-            output.echo(f"with the text of {plain(board.dataset)}; licence: {board.licence}")
-        else:
-            output.echo(f"without the text of {plain(board.dataset)}; licence: {board.licence}")
+    number = f"{runs} run" + ("s" if runs != 1 else "")
+    output.echo(f"{out}/index.html: {number} ({ranked} ranked) of {protocols}")
+    lines = [
+        f"{'with' if board.text else 'without'} the text of {plain(board.dataset)}; "
+        f"licence: {board.licence}"
+        for board in site.boards
+    ]
+    for line in dict.fromkeys(lines):
+        output.echo(line)
     output.echo(f"look at it: kardiabench leaderboard serve {out}, or open the file")
 
 

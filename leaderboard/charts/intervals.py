@@ -87,7 +87,13 @@ def _drawn(n: int, row: IntervalRow, low: float, high: float) -> dict[str, Any]:
 def _number(mean: float | None, span: tuple[float | None, ...] | None) -> str:
     if mean is None:
         return "no score"
-    return f"{mean:.2f}" if span is None else f"{mean:.2f} [{span[0]:.2f}, {span[1]:.2f}]"
+    shown = _two(mean)
+    return shown if span is None else f"{shown} [{_two(span[0])}, {_two(span[1])}]"
+
+
+def _two(value: float | None) -> str:
+    """Two digits behind the point; what rounds to zero has no sign."""
+    return "\u2013" if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")
 
 
 def _arrows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -80,7 +80,7 @@
     if (place < 0) return el("section", { class: "answer" }, heading, el("p", { class: "low" }, "No answer to this turn."));
     const spans = file.spans && file.spans[place];
     return el("section", { class: "answer" }, heading, ...outcome(file, place), ...(spans ? replyNodes(spans) : []),
-      ...(file.spans && !spans ? [el("p", { class: "who" }, "The text of this answer was not kept.")] : []), verdicts(board, run, file, place));
+      ...(file.spans && !spans ? [el("p", { class: "who" }, "The text of this answer is not on this site.")] : []), verdicts(board, run, file, place));
   }
 
   function drifted(run) {
