@@ -7,10 +7,8 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -18,6 +16,7 @@ from typing import ParamSpec, Self, TypeVar
 from kardiabench.emotions import EMOTIONS
 from kardiabench.errors import StorageError
 from leaderboard.views import BoardView, RunView
+from leaderboard.workers import pool
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -27,8 +26,7 @@ class Aside:
     """Use it as a context manager; without `apart` the work is done here, when it is waited for."""
 
     def __init__(self, *, apart: bool) -> None:
-        # A fresh interpreter: a forked one would share the parent's threads' locks.
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if apart else None
+        self._pool = pool(1) if apart else None
 
     def __enter__(self) -> Self:
         if self._pool is not None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from kardiabench.errors import KardiaBenchError, StorageError
@@ -18,6 +16,7 @@ from leaderboard.aside import Aside
 from leaderboard.extract import Extract
 from leaderboard.signatures import signature
 from leaderboard.turn_scores import there
+from leaderboard.workers import pool
 
 #: What reading files of strangers may raise where a check of ours is missing. Not a full disk.
 FAULTS = (
@@ -95,10 +94,9 @@ def _made(
     if number < 2:
         yield from (make(path, aside=aside) for path in paths)
         return
-    # A fresh interpreter each: a forked one would share the parent's threads' locks.
-    with ProcessPoolExecutor(number, mp_context=get_context("spawn")) as pool:
+    with pool(number) as workers_of_ours:
         try:
-            yield from pool.map(make, paths)
+            yield from workers_of_ours.map(make, paths)
         except BrokenProcessPool as error:
             raise StorageError(
                 "a process that read runs was killed, probably for want of memory; "

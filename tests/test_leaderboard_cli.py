@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_process import Cli
+from cli_process import Cli, until
 from site_runs import Made, write_run
 
 from kardiabench.errors import ConfigError
@@ -70,6 +70,22 @@ def test_address_and_title_are_on_the_site(cli: Cli, run: Path) -> None:
     assert "Ours &amp; theirs" in (site / "index.html").read_text("utf-8")
     assert "https://example.org/board/models/" in (site / "feed.xml").read_text("utf-8")
     assert "https://example.org/board/" in (site / "cite.bib").read_text("utf-8")
+
+
+def below(pid: int) -> list[int]:
+    """The processes that `pid` has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_killed_build_leaves_no_process_behind(cli: Cli, run: Path) -> None:
+    for number in range(3):
+        write_run(cli.folder / f"more-{number}", ONE, limit=2)
+    build = cli.start("leaderboard", "build", ".", "--out", "../site", "--workers", "2")
+    until(lambda: len(below(build.pid)) >= 3)  # the resource tracker is one of them
+    workers = below(build.pid)
+    build.kill()
+    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
 # --- serve ----------------------------------------------------------------------------------------
