@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from kardiabench.stats import Codes, Floats, cluster_means, estimate
+from kardiabench.stats import Codes, Floats, cluster_means, estimate, holm_adjusted
 
 Alternative = Literal["two-sided", "greater"]
 SIGNIFICANCE = 0.05
@@ -65,11 +65,7 @@ def effect(differences: Floats, clusters: Codes, side: Alternative = "two-sided"
 def holm(effects: Mapping[_Name, Effect]) -> dict[_Name, Effect]:
     """The effects with `p_holm`: the family-wise error of all that could be tested is 5%."""
     tested = [name for name, found in effects.items() if found.p is not None]
-    if not tested:
-        return dict(effects)
-    from statsmodels.stats.multitest import multipletests
-
-    adjusted = multipletests([effects[name].p for name in tested], method="holm")[1]
+    adjusted = holm_adjusted(np.array([effects[name].p for name in tested], dtype=np.float64))
     return dict(effects) | {
         name: replace(effects[name], p_holm=float(p))
         for name, p in zip(tested, adjusted, strict=True)

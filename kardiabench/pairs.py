@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kardiabench.flips import FLIPS, flip_test
 from kardiabench.power import effect_size
-from kardiabench.stats import Codes, Floats
+from kardiabench.stats import Codes, Floats, holm_adjusted
 
 Bools = NDArray[np.bool_]
 
@@ -84,7 +84,7 @@ def pairs_of(cube: Floats, names: Sequence[str], flips: int = FLIPS, seed: int =
         high=mean + margin,
         p=p,
         p_flip=np.where(np.isnan(p), np.nan, flip_test(differences, flips, seed)),
-        p_holm=_holm(p),
+        p_holm=holm_adjusted(p),
         personas=size,
         mde=_detectable(size, sd, 0.05),
         mde_holm=_detectable(size, sd, 0.05 / max(tested, 1)),
@@ -130,15 +130,6 @@ def _margin(size: Codes, sd: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         margin = stdtrit(size - 1.0, 0.975) * sd / np.sqrt(size)
     return np.asarray(np.where(sd > 0, margin, np.nan), dtype=np.float64)
-
-
-def _holm(p: Floats) -> Floats:
-    """Adjusted as by statsmodels, whose function runs the garbage collector: .1 s each time."""
-    adjusted, order = np.full(len(p), np.nan), np.argsort(p)  # NaN last
-    order = order[: np.count_nonzero(~np.isnan(p))]
-    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
 
 
 def _detectable(size: Codes, sd: Floats, alpha: float) -> Floats:
