@@ -36,6 +36,7 @@ DEFAULT_MODEL = "openai/gpt-5-mini"
 #: The options that every judge with a model takes beside its own.
 MODEL_OPTIONS = (
     "model", "samples", "seed", "api_base", "temperature", "max_tokens", "concurrency", "timeout",
+    "dtype", "device", "quantize", "thinking",
 )  # fmt: skip
 _NO_USAGE = Usage()
 
@@ -160,5 +161,16 @@ def model_options(given: Options, seed: int | None, samples: int) -> dict[str, A
         "max_tokens": given.whole("max_tokens", 1, 1_000_000),
         "concurrency": given.whole("concurrency", 1, 10_000),
         "timeout": given.number("timeout", 0.001, 86_400),
+        **_local_options(given),
     }
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _local_options(given: Options) -> dict[str, Any]:
+    """What was chosen for a model that runs in this process."""
+    texts = {name: given.text(name, "") for name in ("dtype", "device") if name in given.values}
+    if "quantize" in given.values:
+        texts["quantize"] = given.choice("quantize", ("4bit", "8bit"))
+    if "thinking" not in given.values:
+        return texts
+    return texts | {"thinking": given.choice("thinking", ("no", "yes")) == "yes"}

@@ -25,8 +25,11 @@ class Job(NamedTuple):
 
 
 def anchored_judges(session: Session) -> list[Judge]:
-    """The judges that score the anchors: those that ask a model, in a run of enough turns."""
-    if session.dialogues.n_turns < LEAST_TURNS:
+    """The judges that score the anchors: those that ask a model, in a run of enough turns.
+
+    None in a part of a run: the merged run scores them once.
+    """
+    if session.dialogues.part is not None or session.dialogues.n_turns < LEAST_TURNS:
         return []
     return [judge for judge in session.scorer.judges if getattr(judge, "cacheable", True)]
 

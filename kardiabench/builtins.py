@@ -29,8 +29,10 @@ def register_judges(register: RegisterJudge) -> None:
 def register_models(register: RegisterModel) -> None:
     """The backends under `kardiabench/models/`; every other name goes to litellm."""
     register("baseline", "kardiabench.models.baseline:build")
+    register("hf", "kardiabench.models.hf:build")
     register("replay", "kardiabench.models.replay:build")
     register("scripted", "kardiabench.models.scripted:build")
+    register("vllm", "kardiabench.models.vllm:build")
 
 
 @hookimpl

@@ -44,6 +44,7 @@ from kardiabench.errors import ConfigError, RunError, StorageError
 from kardiabench.records import clean_text
 from kardiabench.redaction import known_secrets, without_keys
 from kardiabench.results import Results, read_results
+from kardiabench.shards import refuse_part
 from kardiabench.spans import SPAN_NAMES
 from kardiabench.store import (
     ANCHORS,
@@ -105,6 +106,7 @@ def pack_run(
     """
     _refuse_bundle(run)
     manifest, secrets = read_manifest(run), known_secrets()
+    refuse_part(run, manifest)
     public = checked_manifest(run, manifest, secrets)
     refuse_private_protocol(manifest, secrets, allow_paths=allow_protocol)
     with_texts = is_open(manifest) if include_replies is None else include_replies

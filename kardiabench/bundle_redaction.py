@@ -26,7 +26,8 @@ SAMPLE = "sample"
 _CONFIG = (
     "split", "revision", "on_bad_row", "limit", "limit_personas", "emotions", "history",
     "history_content", "no_rubric", "weights", "on_missing", "temperature", "max_tokens", "seed",
-    "concurrency", "timeout", "retries", "cache",
+    "concurrency", "timeout", "retries", "cache", "truncate_history", "guided_spans", "dtype",
+    "device", "model_revision", "quantize", "thinking", "trust_remote_code", "replicas", "shard",
 )  # fmt: skip
 _DATASET = ("name", "split", "sha256", "revision")
 #: Words that a provider's own options may have as their values; other texts could be anything.
@@ -176,16 +177,16 @@ def _config(config: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]
             name = config[key]
             is_name = isinstance(name, str) and name
             shown[key] = _model_name(name, secrets) if is_name else public_value(name, secrets)
-    for key in ("dataset", "system_prompt"):
-        if key in config:
-            shown[key] = _last(public_text(str(config[key]), secrets), hub=key == "dataset")
+    for key in ("dataset", "system_prompt", "adapter"):
+        if config.get(key) is not None:
+            hub = key != "system_prompt"
+            shown[key] = _last(public_text(str(config[key]), secrets), hub=hub)
     if "judges" in config:
         shown["judges"] = each("judges", lambda spec: _judge(spec, secrets))
     if "plugins" in config:
         shown["plugins"] = each("plugins", lambda file: _last(public_text(file, secrets)))
-    if "model_args" in config:
-        shown["model_args"] = _options(config["model_args"], secrets)
-    return shown
+    arguments = (key for key in ("model_args", "replica_args") if key in config)
+    return shown | {key: _options(config[key], secrets) for key in arguments}
 
 
 def _judge(spec: str, secrets: Sequence[str]) -> str:

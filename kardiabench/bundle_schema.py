@@ -218,6 +218,18 @@ def _schema() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
         max_tokens: int | None
         seed: int | None
         model_args: dict[text, Any]
+        truncate_history: bool
+        guided_spans: bool
+        dtype: text
+        device: text
+        adapter: text | None
+        model_revision: text | None
+        quantize: text | None
+        thinking: bool | None
+        trust_remote_code: bool
+        replicas: int
+        replica_args: dict[text, Any]
+        shard: text | None
         concurrency: int
         timeout: float
         retries: int

@@ -44,6 +44,7 @@ def request_key(model: ChatModel, request: ChatRequest) -> str:
             [[message.role, message.content] for message in request.messages],
             request.sample,
             request.json_schema,
+            *(["guided_spans"] if request.guided_spans else []),
         ],
         length=32,
     )

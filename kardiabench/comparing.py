@@ -24,6 +24,7 @@ from kardiabench.redaction import refuse_secrets
 from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import item_key
 from kardiabench.settings import RunSettings
+from kardiabench.shards import refuse_part
 from kardiabench.store import Manifest, iterate_replies, read_manifest
 
 COMPARISON, JOURNAL = "comparison.json", "journal.jsonl"
@@ -90,6 +91,8 @@ def open_pair(a: Path, b: Path) -> Pair:
     if a.resolve() == b.resolve():
         raise RunError(f"{a} and {b} are the same run; give two")
     left, right = Side(a, read_manifest(a)), Side(b, read_manifest(b))
+    for side in (left, right):
+        refuse_part(side.path, side.manifest)
     one, two = _common_ground(left.manifest), _common_ground(right.manifest)
     differing = [f"{key}: {_brief(one, key)} and {_brief(two, key)}" for key in _keys(one, two)]
     if differing:

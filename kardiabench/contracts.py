@@ -11,13 +11,20 @@ from kardiabench.records import ChatRequest, Completion, Dimension, Item, Verdic
 #: JSON that identifies something: it enters fingerprints, manifests and cache keys.
 Identity = Mapping[str, object]
 OnBadRow = Literal["fail", "skip"]
+Quantize = Literal["4bit", "8bit"]
 
 
 class ChatModel(Protocol):
-    """A backend: one model that answers chats."""
+    """A backend: one model that answers chats.
+
+    It may have further attributes. `dialogues_at_once` (a number): so many callers hand it a whole
+    dialogue each, its turns together and in order, because it shares their beginnings.
+    `takes_guided_spans` (True): it honours `ChatRequest.guided_spans`. `is_local` (True): it
+    honours `ModelOptions.local`. `cacheable` (False): its replies are no function of the request.
+    """
 
     name: str
-    #: How many requests of one dialogue it wants at a time: 1 for an API, more for a local batch.
+    #: How many requests it wants at a time: 1 for an API, more for a local batch.
     batch_size: int
 
     @property
@@ -63,6 +70,25 @@ class OpenDataset(Protocol):
 
 
 @dataclass(frozen=True)
+class LocalOptions:
+    """How a model that runs in this process is loaded and spoken to; APIs know none of it.
+
+    `dtype` and `device` are `auto` or what torch calls them (`bfloat16`, `cuda:1`, `cpu`); `device`
+    may also be a placement over several (`balanced`). `adapter` is a folder or Hub name of a LoRA
+    adapter. `revision` pins a model of the Hub. `thinking` None leaves it to the chat template.
+    `trust_remote_code` runs code that comes with the model.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    adapter: str | None = None
+    revision: str | None = None
+    quantize: Quantize | None = None
+    thinking: bool | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """How to talk to a model. Seconds, tokens; `extra` goes to the backend as it is.
 
@@ -83,6 +109,10 @@ class ModelOptions:
     split: str | None = None
     revision: str | None = None
     open_dataset: OpenDataset | None = None
+    local: LocalOptions = LocalOptions()
+    #: Arguments of the engine alone, for a judge whose model is the one under test: with them it
+    #: gets the same weights.
+    engine: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from kardiabench.contracts import Identity, OnBadRow, RawRow, RowSource
-from kardiabench.errors import DataError
+from kardiabench.errors import ConfigError, DataError
 from kardiabench.fingerprints import digest
 from kardiabench.records import Dialogue, GoldSource, Turn
 from kardiabench.rows import BadRow, place, read_row, turns_of
@@ -26,36 +27,112 @@ class Characters(NamedTuple):
     reply: int
 
 
+class Extent(NamedTuple):
+    """How much some dialogues are; `gold_sources` counts turns by where their gold emotion is."""
+
+    dialogues: int
+    turns: int
+    personas: int
+    gold_sources: Mapping[GoldSource, int]
+
+
+class Entry(NamedTuple):
+    """What is remembered of a good row, `position` rows behind the source's first."""
+
+    position: int
+    id: str
+    persona_id: str
+    emotion: str
+    n_turns: int
+    n_span_turns: int
+    characters: Characters
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `of` parts of the chosen dialogues, counted from 1."""
+
+    index: int
+    of: int
+
+
 @dataclass(frozen=True)
 class Dialogues:
     """The chosen dialogues of a dataset. Iterating streams them, in the dataset's order.
 
     `fingerprint` stands for their content (16 hexadecimal digits), whatever the file's order.
     `rows_read` counts all rows, bad ones too; `skipped` says what was wrong with the first 20 of
-    `n_skipped`. `gold_sources` counts turns by where their gold emotion comes from.
+    `n_skipped`. Where these are a `part` of the chosen dialogues, `fingerprint` and `whole` are of
+    all of them; every other number is of what is iterated over.
     """
 
     fingerprint: str
-    n_dialogues: int
-    n_turns: int
-    n_personas: int
     rows_read: int
     skipped: tuple[str, ...]
     n_skipped: int
-    gold_sources: Mapping[GoldSource, int]
-    characters: Characters
+    whole: Extent
     identity: Identity
     source: RowSource = field(repr=False)
-    #: Which rows of the source (counted from 0) are chosen, and the dialogue id of each.
-    chosen: Mapping[int, str] = field(repr=False)
+    entries: Sequence[Entry] = field(repr=False)
+    part: Shard | None = None
+
+    @property
+    def n_dialogues(self) -> int:
+        """How many dialogues are iterated over."""
+        return self._extent.dialogues
+
+    @property
+    def n_turns(self) -> int:
+        """How many turns they have."""
+        return self._extent.turns
+
+    @property
+    def n_personas(self) -> int:
+        """How many personas they are of."""
+        return self._extent.personas
+
+    @property
+    def gold_sources(self) -> Mapping[GoldSource, int]:
+        """Their turns by where the gold emotion comes from."""
+        return self._extent.gold_sources
+
+    @cached_property
+    def characters(self) -> Characters:
+        """Their lengths."""
+        return Characters(
+            prompt=sum(entry.characters.prompt for entry in self.entries),
+            reply=sum(entry.characters.reply for entry in self.entries),
+        )
+
+    @cached_property
+    def _extent(self) -> Extent:
+        return _extent(self.entries)
+
+    @cached_property
+    def _chosen(self) -> Mapping[int, str]:
+        """Which rows of the source (counted from 0) are used, and the dialogue id of each."""
+        return {entry.position: entry.id for entry in self.entries}
+
+    def shard(self, index: int, of: int) -> Dialogues:
+        """The part `index` (from 1) of `of`: every `of`-th dialogue in the dataset's order.
+
+        Raises `ConfigError` for a part without a dialogue.
+        """
+        part = self.entries[index - 1 :: of]
+        if not part:
+            raise ConfigError(
+                f"--shard {index}/{of}: part {index} would be empty, since only "
+                f"{self.n_dialogues} dialogues are chosen; make at most {self.n_dialogues} parts"
+            )
+        return replace(self, entries=part, part=Shard(index, of))
 
     def __iter__(self) -> Iterator[Dialogue]:
         """Read the source again; raises `DataError` when it is no longer what it was."""
         rows_read = 0
         for position, raw in enumerate(self.source.rows()):
             rows_read += 1
-            if position in self.chosen:
-                yield _same_dialogue(raw, self.chosen[position])
+            if position in self._chosen:
+                yield _same_dialogue(raw, self._chosen[position])
         if rows_read != self.rows_read:
             raise _changed(_name(self.identity))
 
@@ -82,37 +159,21 @@ def load(
     entries = [entry for entry in survey.entries if entry.id in ids]
     return Dialogues(
         fingerprint=digest(sorted(ids)),
-        n_dialogues=len(entries),
-        n_turns=sum(entry.n_turns for entry in entries),
-        n_personas=len({entry.persona_id for entry in entries}),
         rows_read=survey.rows_read,
         skipped=tuple(survey.sentences),
         n_skipped=survey.rows_read - len(survey.entries),
-        gold_sources=_gold_sources(entries),
-        characters=_characters(entries),
+        whole=_extent(entries),
         identity=source.identity,
         source=source,
-        chosen={entry.position: entry.id for entry in entries},
+        entries=entries,
     )
-
-
-class _Entry(NamedTuple):
-    """What is remembered of a good row."""
-
-    position: int
-    id: str
-    persona_id: str
-    emotion: str
-    n_turns: int
-    n_span_turns: int
-    characters: Characters
 
 
 @dataclass
 class _Survey:
     """What the first pass found."""
 
-    entries: list[_Entry]
+    entries: list[Entry]
     sentences: list[str]
     rows_read: int = 0
 
@@ -144,9 +205,9 @@ def _check_new(dialogue_id: str, raw: RawRow, first_places: dict[str, tuple[str,
     raise BadRow(raw, "", f"is the same dialogue as {at}")
 
 
-def _entry(position: int, dialogue: Dialogue) -> _Entry:
+def _entry(position: int, dialogue: Dialogue) -> Entry:
     turns = turns_of(dialogue)
-    return _Entry(
+    return Entry(
         position=position,
         id=dialogue.id,
         persona_id=dialogue.persona_id,
@@ -166,19 +227,18 @@ def _lengths(dialogue: Dialogue, turns: Sequence[Turn]) -> Characters:
     )
 
 
-def _candidate(entry: _Entry) -> Candidate:
+def _candidate(entry: Entry) -> Candidate:
     return Candidate(entry.id, entry.persona_id, entry.emotion)
 
 
-def _gold_sources(entries: Sequence[_Entry]) -> dict[GoldSource, int]:
+def _extent(entries: Sequence[Entry]) -> Extent:
+    turns = sum(entry.n_turns for entry in entries)
     by_span = sum(entry.n_span_turns for entry in entries)
-    return {"span": by_span, "dialogue": sum(entry.n_turns for entry in entries) - by_span}
-
-
-def _characters(entries: Sequence[_Entry]) -> Characters:
-    return Characters(
-        prompt=sum(entry.characters.prompt for entry in entries),
-        reply=sum(entry.characters.reply for entry in entries),
+    return Extent(
+        dialogues=len(entries),
+        turns=turns,
+        personas=len({entry.persona_id for entry in entries}),
+        gold_sources={"span": by_span, "dialogue": turns - by_span},
     )
 
 

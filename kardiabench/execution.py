@@ -142,6 +142,7 @@ async def _preflight(session: Session, pending: Pending, manner: Manner) -> None
         preflight.check_keys(session, generate=manner.generate and pending.n_replied < turns)
     if manner.generate and pending.n_replied < turns:
         await session.model.preflight()
+        await preflight.check_format(session)
     if pending.n_judged < turns:
         await preflight.check_judges(session)
 
@@ -226,6 +227,12 @@ def _verdict_on_run(
     if control.stop == "max_cost":
         limit = f"--max-cost {manner.max_cost:g} reached: ${control.spent:.4f} was spent this time"
         return EXIT_INCOMPLETE, f"{limit}; {resume} --max-cost USD"
+    return how_it_ended(summary, path, manner.min_coverage)
+
+
+def how_it_ended(summary: Mapping[str, Any], path: Path, min_coverage: float) -> tuple[int, str]:
+    """The exit code for what is at `path`, and a sentence with the next step, if there is one."""
+    resume = f"go on with: kardiabench resume {path}"
     errors = summary["turns"]["by_status"].get("error", 0)
     if errors:
         kinds = ", ".join(f"{kind} {n}" for kind, n in summary["turns"]["errors_by_kind"].items())
@@ -239,15 +246,15 @@ def _verdict_on_run(
     if turns["answered"] < turns["planned"]:
         what = f"only {turns['answered']} of {turns['planned']} turns have a reply"
         return EXIT_INCOMPLETE, f"{what}; {resume}"
-    return _check_coverage(summary, manner, path)
+    return _check_coverage(summary, min_coverage, path)
 
 
-def _check_coverage(summary: dict[str, Any], manner: Manner, path: Path) -> tuple[int, str]:
+def _check_coverage(summary: Mapping[str, Any], least: float, path: Path) -> tuple[int, str]:
     for judge, numbers in summary["judges"].items():
-        if numbers["coverage"] < manner.min_coverage:
+        if numbers["coverage"] < least:
             return EXIT_INCOMPLETE, (
                 f"judge {judge} judged only {numbers['coverage']:.1%} of the turns, less than "
-                f"--min-coverage {manner.min_coverage:g}; retry the failed ones with: "
+                f"--min-coverage {least:g}; retry the failed ones with: "
                 f"kardiabench resume {path} --retry-errors"
             )
     return 0, ""

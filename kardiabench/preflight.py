@@ -24,6 +24,45 @@ def check_keys(session: Session, *, generate: bool) -> None:
             raise _judge_cannot_run(error) from error
 
 
+async def check_format(session: Session) -> None:
+    """Look at three turns as a local model gets them; raise `PreflightError` for a broken template.
+
+    Models that are not local have no format that could be seen from here.
+    """
+    read = getattr(session.model, "chat_format", None)
+    if read is None:
+        return
+    from kardiabench.inspection import broken, inspect_turn, probed_turns
+    from kardiabench.models.local.chat import TemplateError
+
+    form, decoder, context = await read()
+    try:
+        seen = [
+            inspect_turn(
+                form,
+                decoder,
+                turn,
+                session.prompts.messages(turn),
+                context=context,
+                max_tokens=session.settings.max_tokens,
+            )
+            for turn in probed_turns(session.dialogues)
+        ]
+    except TemplateError as error:
+        raise _broken_format(session, str(error)) from error
+    problem = broken(seen)
+    if problem is not None:
+        raise _broken_format(session, problem)
+
+
+def _broken_format(session: Session, problem: str) -> PreflightError:
+    return PreflightError(
+        f"the prompts of {session.model.name} are broken: {problem}; see them with `kardiabench "
+        f"inspect-prompt --model {session.model.name}`, mend the model's chat template or "
+        "tokenizer, or go on as it is with --skip-preflight"
+    )
+
+
 async def check_judges(session: Session) -> None:
     """Have every judge's model answer and every judge judge one reply of the sample.
 

@@ -110,6 +110,8 @@ class ChatRequest:
     `json_schema` asks for an answer constrained to that JSON schema where the backend can.
     `sample` tells repeated requests with the same messages apart (it shifts the seed).
     `top_logprobs` asks for so many alternatives to every token, where the backend has them.
+    `guided_spans` asks for an answer constrained to the four spans and the 32 labels; only a
+    backend that has `takes_guided_spans` is asked so.
     """
 
     messages: tuple[Message, ...]
@@ -118,6 +120,7 @@ class ChatRequest:
     sample: int = 0
     json_schema: Mapping[str, object] | None = None
     top_logprobs: int = 0
+    guided_spans: bool = False
 
 
 class TokenChances(NamedTuple):
@@ -134,9 +137,10 @@ class Completion:
     `text` keeps special tokens. `reasoning` is thinking that came apart from the text. `status` is
     `error` when nothing was generated for reasons outside the model; `detail` then starts with the
     kind: `rate_limit`, `timeout`, `connection`, `server`, `auth`, `quota`, `not_found`, `install`,
-    `context`, `bad_request`, `history`, `missing`, `changed` or `internal`; for `refused` it is
-    `content_filter` or `refusal`. `latency` is in seconds. `chances` are those of the tokens that
-    `text` is made of, in order, where they were asked for and the backend gave them; else empty.
+    `context`, `memory`, `template`, `engine`, `replica`, `bad_request`, `history`, `missing`,
+    `changed` or `internal`; for `refused` it is `content_filter` or `refusal`. `latency` is in
+    seconds. `chances` are those of the tokens that `text` is made of, in order, where they were
+    asked for and the backend gave them; else empty.
     """
 
     text: str = ""

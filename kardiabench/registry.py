@@ -135,11 +135,6 @@ class Registry:
                 raise PluginError(f"model {name!r} is a prefix only; write {prefix}/NAME")
             model: ChatModel = entry.make(name, settings)
             return model if entry.built_in else GuardedModel(model, f"{entry} ({name})")
-        if prefix in ("hf", "vllm"):
-            raise PluginError(
-                f"{name!r}: this version does not run {prefix} models in process; serve the model "
-                f"(`vllm serve {rest}`) and use --model hosted_vllm/{rest} --api-base URL"
-            )
         from kardiabench.models import api
 
         hint = self._own_model(prefix, rest) + self._suspects()

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from kardiabench.shards import part_name
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -175,6 +177,9 @@ def _replies(summaries: Sequence[Mapping[str, Any]]) -> Table:
         ("seconds a reply, p50 / p95", _latency),
     ):
         table.add_row(name, *map(cell, summaries))
+    if any("shortened" in summary["turns"] for summary in summaries):
+        counts = (str(summary["turns"].get("shortened", 0)) for summary in summaries)
+        table.add_row("history shortened", *counts)
     return table
 
 
@@ -222,11 +227,20 @@ def _notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _selection_note(summary: Mapping[str, Any]) -> str:
     data = summary["dataset"]
-    return (
+    return _part_note(summary) + (
         f"{plain(str(data['name']))}: {data['turns']} turns of {data['dialogues']} dialogues over "
         f"{data['personas']} personas; rows skipped: {summary['skipped_rows']}; "
         f"protocol {summary['protocol']}."
     )
+
+
+def _part_note(summary: Mapping[str, Any]) -> str:
+    """Which part of a run the figures are of, where they are of a part."""
+    shard = summary.get("shard")
+    if shard is None:
+        return ""
+    numbers = f"{shard['turns']} turns of {shard['dialogues']} dialogues"
+    return f"Only {part_name(shard)}, {numbers}, of a run: merge them with kardiabench merge. "
 
 
 def _composite_note(summary: Mapping[str, Any]) -> list[str]:

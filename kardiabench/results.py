@@ -17,6 +17,7 @@ import numpy as np
 from kardiabench.emotions import match_emotion
 from kardiabench.records import Dimension, Usage, Verdict
 from kardiabench.scoring import MissingPolicy, composite
+from kardiabench.shortening import is_shortened
 from kardiabench.stats import Codes, Floats
 from kardiabench.store import Manifest, StoredReply, iterate_replies, iterate_verdicts, reply_digest
 
@@ -30,7 +31,10 @@ _SAMPLE = re.compile(r"(?:(?:first|second) )?([0-9]+)")
 
 @dataclass(slots=True)
 class TurnResult:
-    """One turn, without its text."""
+    """One turn, without its text.
+
+    `error_kind` is what an error was; of a reply to a shortened history it is `shortened`.
+    """
 
     persona_id: str
     gold_emotion: str
@@ -196,7 +200,7 @@ def _turn_result(stored: StoredReply) -> TurnResult:
         gold_source=stored.gold_source,
         digest=reply_digest(reply),
         status=reply.status,
-        error_kind=reply.detail.partition(":")[0] if failed else "",
+        error_kind=_kind(reply.detail) if failed or is_shortened(reply) else "",
         predicted=match_emotion(spans.emotion) if spans.emotion else None,
         problems=() if failed else spans.problems,
         usage=reply.usage,
@@ -236,3 +240,7 @@ def _floats(values: Iterator[float | None]) -> Floats:
     array = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     array.flags.writeable = False
     return array
+
+
+def _kind(detail: str) -> str:
+    return detail.partition(":")[0]

@@ -30,6 +30,7 @@ from kardiabench.records import (
 )
 from kardiabench.rows import turns_of
 from kardiabench.session import Session
+from kardiabench.shortening import SHORTENED, noting_shortened, overflows, without_oldest
 from kardiabench.spans import strip_thinking
 from kardiabench.store import RunStore, reply_at
 
@@ -140,7 +141,7 @@ class Runner:
             for _ in range(workers):
                 judging.create_task(self._judge_worker())
             async with asyncio.TaskGroup() as generating:
-                for _ in range(workers if self._one_by_one else 1):
+                for _ in range(self._generators(workers)):
                     generating.create_task(self._generate_worker())
             for _ in range(workers):
                 await self._queue.put(None)
@@ -148,12 +149,22 @@ class Runner:
     # --- generation -----------------------------------------------------------------------------
 
     @property
-    def _one_by_one(self) -> bool:
-        return self.session.model.batch_size == 1
+    def _dialogues_at_once(self) -> int | None:
+        """How many whole dialogues the model wants at a time, if it wants them whole."""
+        at_once: int | None = getattr(self.session.model, "dialogues_at_once", None)
+        return at_once
+
+    def _generators(self, workers: int) -> int:
+        """How many jobs are asked for at a time."""
+        at_once = self._dialogues_at_once
+        if at_once is not None:
+            # In `free` mode a dialogue asks for one turn at a time.
+            return max(at_once, workers) if self.session.settings.history == "free" else at_once
+        return workers if self.session.model.batch_size == 1 else 1
 
     def _plan(self) -> Iterator[Sequence[Turn]]:
-        """Jobs: a whole dialogue in `free` mode, else as many turns as the model likes."""
-        if self.session.settings.history == "free":
+        """Jobs: whole dialogues where they are wanted, else as many turns as the model likes."""
+        if self.session.settings.history == "free" or self._dialogues_at_once is not None:
             return (turns_of(dialogue) for dialogue in self.session.dialogues)
         turns = self.session.dialogues.turns()
         size = self.session.model.batch_size
@@ -198,7 +209,12 @@ class Runner:
 
     def _request(self, turn: Turn) -> ChatRequest:
         messages = self.session.prompts.messages(turn)
-        return ChatRequest(messages, turn.id, turn.dialogue.persona_id)
+        return ChatRequest(
+            messages,
+            turn.id,
+            turn.dialogue.persona_id,
+            guided_spans=self.session.settings.guided_spans,
+        )
 
     async def _answer(self, turns: Sequence[Turn]) -> list[Reply]:
         """Ask for all, record each; without those that the run stops over."""
@@ -207,7 +223,7 @@ class Runner:
         asked = [r for r, known in zip(requests, cached, strict=True) if known is None]
         if asked and not self.control.affordable():
             return []
-        fresh = iter(await self._complete(asked))
+        fresh = iter(await self._complete_fitting(asked))
         replies = []
         for turn, request, known in zip(turns, requests, cached, strict=True):
             completion = known or next(fresh)
@@ -219,13 +235,35 @@ class Runner:
                 self._remember(request, completion)
         return replies
 
+    async def _complete_fitting(self, requests: Sequence[ChatRequest]) -> list[Completion]:
+        """Completions; with `--truncate-history` those of histories short enough for the model."""
+        completions = await self._complete(requests)
+        if not self.session.settings.truncate_history:
+            return completions
+        left_out = 0
+        while True:
+            left_out += 1
+            again = {
+                place: shorter
+                for place, completion in enumerate(completions)
+                if overflows(completion)
+                and (shorter := without_oldest(requests[place], left_out)) is not None
+            }
+            if not again:
+                return completions
+            for place, completion in zip(
+                again, await self._complete(list(again.values())), strict=True
+            ):
+                completions[place] = noting_shortened(completion, left_out)
+
     async def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         if not requests:
             return []
         with self.control.call():
             completions = await self.session.model.complete(requests)
-        for completion in completions:
-            self.control.pay(completion.usage)
+        if not getattr(self.session.model, "is_local", False):  # what runs here has no price
+            for completion in completions:
+                self.control.pay(completion.usage)
         return completions
 
     async def _record(self, turn: Turn, completion: Completion) -> Reply:
@@ -258,7 +296,9 @@ class Runner:
         return self.session.cache.get_completion(request_key(self.session.model, request))
 
     def _remember(self, request: ChatRequest, completion: Completion) -> None:
-        if self.session.cache is not None and self._caches_replies:
+        # A reply to less than the request says belongs to this protocol alone.
+        shortened = completion.detail.startswith(SHORTENED)
+        if self.session.cache is not None and self._caches_replies and not shortened:
             self.session.cache.put_completion(request_key(self.session.model, request), completion)
 
     # --- judging --------------------------------------------------------------------------------

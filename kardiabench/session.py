@@ -15,19 +15,30 @@ from typing import Any
 
 import kardiabench
 from kardiabench.cache import Cache, default_path
-from kardiabench.contracts import ChatModel, JudgeContext, ModelOptions, OpenModel
-from kardiabench.dialogues import Dialogues, load
-from kardiabench.errors import RunError
+from kardiabench.contracts import (
+    ChatModel,
+    JudgeContext,
+    LocalOptions,
+    ModelOptions,
+    OpenModel,
+)
+from kardiabench.dialogues import Dialogues, Shard, load
+from kardiabench.errors import ConfigError, RunError
 from kardiabench.fingerprints import digest
 from kardiabench.plugins import load_registry
 from kardiabench.prompts import PromptPlan
 from kardiabench.redaction import refuse_secrets
 from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import Scorer
-from kardiabench.settings import DEFAULT_SEED, RunSettings
+from kardiabench.settings import DEFAULT_SEED, RunSettings, parse_shard
 from kardiabench.store import MANIFEST_VERSION, Manifest
 
-_PACKAGES = ("datasets", "litellm", "pydantic", "scikit-learn", "scipy", "numpy")
+_PACKAGES = (
+    "datasets", "litellm", "pydantic", "scikit-learn", "scipy", "numpy",
+    "torch", "transformers", "peft", "vllm", "ray",
+)  # fmt: skip
+#: What a judge may ask for of a local model.
+_LOCAL = frozenset({"dtype", "device", "quantize", "thinking"})
 
 
 @dataclass
@@ -50,7 +61,14 @@ class Models:
             api_base=None,
             extra={},
         )
-        key = f"{name} {sorted(options.items())}"
+        tested = name == self.settings.model
+        manners = replace(
+            manners,
+            engine=dict(self.settings.model_args) if tested else {},
+            local=_judge_local(self.settings, options, tested=tested),
+        )
+        key = f"{name} {sorted(options.items())} {manners.local}"
+        options = {name: value for name, value in options.items() if name not in _LOCAL}
         if key not in self.opened:
             self.opened[key] = self.registry.open_model(name, manners, **options)
         return self.opened[key]
@@ -95,13 +113,66 @@ def open_session(settings: RunSettings, registry: Registry | None = None) -> Ses
     registry = registry or load_registry(settings.plugins)
     prompts = settings.prompts
     prompts.check()
-    model = registry.open_model(settings.model, model_options(settings))
+    model = open_tested_model(settings, registry)
     models = Models(registry, settings)
     cache = Cache(default_path()) if settings.cache else None
     scorer = make_scorer(settings, registry, models, cache)
     source = registry.open_dataset(settings.dataset, settings.split, settings.revision)
     dialogues = load(source, settings.selection, settings.on_bad_row)
+    if settings.shard is not None:
+        dialogues = dialogues.shard(*parse_shard(settings.shard))
     return Session(settings, registry, dialogues, prompts, model, models.opened, scorer, cache)
+
+
+def open_tested_model(settings: RunSettings, registry: Registry) -> ChatModel:
+    """The model under test, on replicas where they are asked for.
+
+    Raises `ConfigError` for options that its backend does not have.
+    """
+    options = model_options(settings)
+    model = registry.open_model(settings.model, options)
+    if not getattr(model, "is_local", False):
+        _refuse_local(settings)
+    if settings.guided_spans and not getattr(model, "takes_guided_spans", False):
+        raise ConfigError(
+            f"--guided-spans: the backend of {settings.model} cannot constrain replies; use a "
+            "vllm/… model, or leave it out"
+        )
+    if settings.ray is None and settings.replicas == 1:
+        return model
+    from kardiabench.models.replicas import replicated
+
+    return replicated(
+        model,
+        options,
+        address=settings.ray or "local",
+        replicas=settings.replicas,
+        resources=settings.replica_args,
+        plugins=settings.plugins,
+    )
+
+
+def _refuse_local(settings: RunSettings) -> None:
+    """Options that only a model in this process has would be ignored in silence."""
+    given = [
+        flag
+        for flag, used in (
+            ("--dtype", settings.dtype != "auto"),
+            ("--adapter", settings.adapter),
+            ("--model-revision", settings.model_revision),
+            ("--quantize", settings.quantize),
+            ("--thinking", settings.thinking is not None),
+            ("--trust-remote-code", settings.trust_remote_code),
+            ("--ray", settings.ray),
+            ("--replicas", settings.replicas != 1),
+        )
+        if used
+    ]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for models that run in this process (hf/…, vllm/…), and "
+            f"{settings.model} does not; leave it out"
+        )
 
 
 def model_options(settings: RunSettings) -> ModelOptions:
@@ -118,7 +189,19 @@ def model_options(settings: RunSettings) -> ModelOptions:
         dataset=settings.dataset,
         split=settings.split,
         revision=settings.revision,
+        local=settings.local,
     )
+
+
+def _judge_local(settings: RunSettings, asked: Mapping[str, Any], *, tested: bool) -> LocalOptions:
+    """How a judge's own local model is loaded: as asked, else where the tested model is.
+
+    The same weights as the tested model's are loaded as those are, so that they are loaded once;
+    what was trained onto them since (an adapter) is the tested model's alone.
+    """
+    like = replace(settings.local, adapter=None, thinking=None)
+    base = like if tested else LocalOptions(device=settings.device)
+    return replace(base, **{name: value for name, value in asked.items() if name in _LOCAL})
 
 
 def make_scorer(
@@ -146,6 +229,7 @@ def make_manifest(session: Session, model: Mapping[str, Any] | None = None) -> d
     `model` is what an earlier manifest says of the model, where its replies are there already.
     """
     protocol = make_protocol(session)
+    part = session.dialogues.part
     return {
         "kardiabench": kardiabench.__version__,
         "manifest_version": MANIFEST_VERSION,
@@ -155,6 +239,7 @@ def make_manifest(session: Session, model: Mapping[str, Any] | None = None) -> d
         "dataset": dict(session.dialogues.identity),
         "protocol": protocol,
         "protocol_id": digest(protocol),
+        **({} if part is None else {"shard": _shard(session.dialogues, part)}),
         "rows": {
             "read": session.dialogues.rows_read,
             "skipped": session.dialogues.n_skipped,
@@ -192,30 +277,46 @@ def _plugins(registry: Registry) -> dict[str, Any]:
     return {"plugins": found} if found else {}
 
 
+def _shard(dialogues: Dialogues, part: Shard) -> dict[str, int]:
+    """Which part of a run the manifest is of, and how much it is."""
+    return {
+        "index": part.index,
+        "of": part.of,
+        "dialogues": dialogues.n_dialogues,
+        "turns": dialogues.n_turns,
+    }
+
+
 def make_protocol(session: Session) -> dict[str, Any]:
     """What makes two runs comparable: data, prompts and judges; nothing of the model under test.
 
-    The data are named by their content, so it does not matter where they were read from.
+    The data are named by their content, so it does not matter where they were read from. A part of
+    a run has the protocol of the whole.
     """
-    dialogues = session.dialogues
+    dialogues, whole = session.dialogues, session.dialogues.whole
     return {
         "dataset": {
             "fingerprint": dialogues.fingerprint,
-            "dialogues": dialogues.n_dialogues,
-            "turns": dialogues.n_turns,
-            "personas": dialogues.n_personas,
+            "dialogues": whole.dialogues,
+            "turns": whole.turns,
+            "personas": whole.personas,
         },
         "prompts": dict(session.prompts.identity),
-        "gold_emotion": dict(dialogues.gold_sources),
+        "gold_emotion": dict(whole.gold_sources),
         "scorer": dict(session.scorer.identity),
     }
 
 
 def default_directory(manifest: Manifest) -> Path:
-    """`runs/MODEL-DATASET-HASH`: the same command names the same directory."""
+    """`runs/MODEL-DATASET-HASH`: the same command names the same directory.
+
+    Each part of a run has one of its own, `…-shard-2-of-8`.
+    """
     identity = digest([manifest["protocol"], manifest["model"]], length=8)
-    dataset = manifest["dataset"]["name"]
-    return Path("runs") / f"{_slug(manifest['model']['name'])}-{_slug(str(dataset))}-{identity}"
+    dataset, part = manifest["dataset"]["name"], manifest.get("shard")
+    suffix = "" if part is None else f"-shard-{part['index']}-of-{part['of']}"
+    model = _slug(manifest["model"]["name"])
+    return Path("runs") / f"{model}-{_slug(str(dataset))}-{identity}{suffix}"
 
 
 def check_same(old: Manifest, new: Manifest, path: Path, hint: str = "") -> None:
@@ -223,16 +324,21 @@ def check_same(old: Manifest, new: Manifest, path: Path, hint: str = "") -> None
 
     `hint` is the next step, where it is not the ordinary one.
     """
-    before, after = _flat(_essence(old)), _flat(_essence(new))
-    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    changed = changes(old, new)
     if changed:
-        shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise RunError(
-            f"{path} holds a run of another configuration ({shown}{more}); "
+            f"{path} holds a run of another configuration ({changed}); "
             + (hint or f"go on with it as it is by: kardiabench resume {path}; ")
             + "or give another --out"
         )
+
+
+def changes(old: Manifest, new: Manifest) -> str:
+    """The keys in which `new` measures something else than `old`, and how; empty for none."""
+    before, after = _flat(_essence(old)), _flat(_essence(new))
+    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in changed[:5])
+    return shown + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
 
 
 def without_judges(manifest: Manifest) -> dict[str, Any]:
@@ -243,6 +349,8 @@ def without_judges(manifest: Manifest) -> dict[str, Any]:
 
 def _essence(manifest: Manifest) -> dict[str, Any]:
     essence = {"model": manifest["model"], "protocol": manifest["protocol"]}
+    if "shard" in manifest:
+        essence["shard"] = manifest["shard"]
     # As it comes back from the file, so that a plugin's tuple is not a change.
     through_json: dict[str, Any] = json.loads(json.dumps(essence))
     return through_json

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kardiabench.contracts import OnBadRow
+from kardiabench.contracts import LocalOptions, OnBadRow, Quantize
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.prompts import HistoryContent, HistoryMode, PromptPlan
 from kardiabench.sampling import Selection
@@ -39,6 +39,8 @@ class RunSettings:
     history: HistoryMode = "gold"
     history_content: HistoryContent = "spans"
     system_prompt: str = "dataset"
+    truncate_history: bool = False
+    guided_spans: bool = False
     judges: Sequence[str] = ()
     judge_model: str | None = None
     judge_api_base: str | None = None
@@ -50,6 +52,17 @@ class RunSettings:
     seed: int | None = DEFAULT_SEED
     api_base: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    device: str = "auto"
+    adapter: str | None = None
+    model_revision: str | None = None
+    quantize: Quantize | None = None
+    thinking: bool | None = None
+    trust_remote_code: bool = False
+    ray: str | None = None
+    replicas: int = 1
+    replica_args: Mapping[str, Any] = field(default_factory=dict)
+    shard: str | None = None
     concurrency: int = 32
     timeout: float = 120.0
     retries: int = 6
@@ -64,7 +77,26 @@ class RunSettings:
     @property
     def prompts(self) -> PromptPlan:
         """How prompts are built."""
-        return PromptPlan(self.system_prompt, self.history, self.history_content)
+        return PromptPlan(
+            self.system_prompt,
+            self.history,
+            self.history_content,
+            truncate=self.truncate_history,
+            guided=self.guided_spans,
+        )
+
+    @property
+    def local(self) -> LocalOptions:
+        """How a model in this process is loaded and spoken to."""
+        return LocalOptions(
+            dtype=self.dtype,
+            device=self.device,
+            adapter=self.adapter,
+            revision=self.model_revision,
+            quantize=self.quantize,
+            thinking=self.thinking,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @property
     def judge_specs(self) -> list[str]:
@@ -146,6 +178,15 @@ class RunSettings:
                     raise ConfigError(f"the judge's {option} {value!r} may not hold a comma")
                 spec += ("," if ":" in spec else ":") + f"{option}={value}"
         return spec
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/8` as (2, 8): the second of eight parts; raise `ConfigError` for anything else."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise ConfigError(f"--shard {text!r}: write i/n, with i from 1 to n, for example 2/8")
+    return number, parts
 
 
 def _judge_name(spec: str) -> str:

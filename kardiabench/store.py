@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, Self
 
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -34,7 +34,7 @@ REPLIES, VERDICTS = "replies.jsonl", "verdicts.jsonl"
 #: Verdicts on the frozen anchors, like those of `VERDICTS`, and a folder of judge cards.
 ANCHORS, CARDS = "anchors.jsonl", "cards"
 CALIBRATION = "calibration.json"
-_LOCK = ".lock"
+LOCK = ".lock"
 _BLOCK = 1 << 16
 
 #: The version of the manifest's schema, docs/summary.md.
@@ -174,20 +174,29 @@ def verdict_lines(reply: Reply, verdicts: Sequence[Verdict]) -> bytes:
 
 
 def create(path: Path, manifest: Manifest) -> None:
-    """Make a run directory: its manifest is there before anything is spent."""
+    """Make a run directory: its manifest is there before anything is spent.
+
+    Raises `RunError` where another process has just made it: the parts of a run start together.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"the run directory {path} cannot be created ({error.strerror}); give another --out"
         ) from error
-    write_json(path / MANIFEST, manifest)
+    lock = lock_folder(path)
+    try:
+        if (path / MANIFEST).exists():
+            raise _in_use(path)
+        write_json(path / MANIFEST, manifest)
+    finally:
+        lock.release()
 
 
 def discard(path: Path) -> None:
     """Remove the files of a run directory, and the directory if nothing else is in it."""
     cards = [f"{CARDS}/{file.name}" for file in (path / CARDS).glob("*.json")]
-    for name in (MANIFEST, REPLIES, VERDICTS, ANCHORS, SUMMARY, CALIBRATION, _LOCK, *cards):
+    for name in (MANIFEST, REPLIES, VERDICTS, ANCHORS, SUMMARY, CALIBRATION, LOCK, *cards):
         (path / name).unlink(missing_ok=True)
     for folder in (path / CARDS, path):
         with suppress(OSError):  # something of the user's is in it
@@ -326,6 +335,13 @@ class _RowsPart(TypedDict):
     skipped: int
 
 
+class _ShardPart(TypedDict):
+    index: int
+    of: int
+    dialogues: int
+    turns: int
+
+
 class _ManifestParts(TypedDict):
     """What is read off a manifest; it holds more."""
 
@@ -334,6 +350,7 @@ class _ManifestParts(TypedDict):
     dataset: _SourcePart
     protocol: _ProtocolPart
     protocol_id: str
+    shard: NotRequired[_ShardPart]
     rows: _RowsPart
 
 
@@ -347,7 +364,7 @@ def _check_manifest(manifest: Manifest, file: Path) -> None:
             f"use the version that made it ({made_by})"
         )
     try:
-        TypeAdapter(_ManifestParts).validate_python(manifest)
+        TypeAdapter(_ManifestParts).validate_python(manifest, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -430,16 +447,20 @@ def lock_folder(path: Path) -> Any:
     """Hold the folder for this process; raise `RunError` when another has it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path / _LOCK)
+    lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RunError(
-            f"{path} is in use by another kardiabench process; wait for it, or use another --out"
-        ) from error
+        raise _in_use(path) from error
     except OSError as error:
         raise _storage_error(path, error) from error
     return lock
+
+
+def _in_use(path: Path) -> RunError:
+    return RunError(
+        f"{path} is in use by another kardiabench process; wait for it, or use another --out"
+    )
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -20,6 +20,7 @@ from kardiabench.errors import RunError
 from kardiabench.records import Usage
 from kardiabench.results import Results, TurnResult, count, read_results
 from kardiabench.scoring import JUDGED
+from kardiabench.shortening import SHORTENED
 from kardiabench.stats import Estimate, classification, estimate
 from kardiabench.store import Manifest
 
@@ -37,7 +38,7 @@ def summarise(
 
 
 def check_turns(results: Results, manifest: Manifest, path: Path) -> None:
-    """Raise `RunError` when there are more turns than the manifest's dataset has."""
+    """Raise `RunError` when there are more turns than the manifest's dialogues have."""
     planned, held = planned_turns(manifest), len(results.turns)
     if held > planned:
         raise RunError(
@@ -47,8 +48,8 @@ def check_turns(results: Results, manifest: Manifest, path: Path) -> None:
 
 
 def planned_turns(manifest: Manifest) -> int:
-    """The turns of the manifest's dialogues."""
-    planned: int = manifest["protocol"]["dataset"]["turns"]
+    """The turns of the manifest's dialogues; of a part of a run, those of the part."""
+    planned: int = manifest.get("shard", manifest["protocol"]["dataset"])["turns"]
     return planned
 
 
@@ -69,6 +70,7 @@ def summary_of(
         "model": manifest["model"]["name"],
         "dataset": {**manifest["dataset"], **manifest["protocol"]["dataset"]},
         "protocol": manifest["protocol_id"],
+        **({"shard": dict(manifest["shard"])} if "shard" in manifest else {}),
         "complete": is_complete(results, planned),
         "turns": _turn_counts(turns, planned),
         "skipped_rows": manifest["rows"]["skipped"],
@@ -102,12 +104,14 @@ def estimate_json(value: Estimate, planned: int) -> dict[str, Any]:
 
 
 def _turn_counts(turns: list[TurnResult], planned: int) -> dict[str, Any]:
+    shortened = sum(t.status != "error" and t.error_kind == SHORTENED for t in turns)
     return {
         "planned": planned,
         "answered": len(turns),
         "by_status": count([turn.status for turn in turns]),
-        "errors_by_kind": count([turn.error_kind for turn in turns if turn.error_kind]),
+        "errors_by_kind": count([turn.error_kind for turn in turns if turn.status == "error"]),
         "gold_emotion_source": count([turn.gold_source for turn in turns]),
+        **({"shortened": shortened} if shortened else {}),
     }
 
 

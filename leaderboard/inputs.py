@@ -21,6 +21,7 @@ from kardiabench.drift import instruments
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.redaction import known_secrets
 from kardiabench.results import Results, read_results
+from kardiabench.shards import refuse_part
 from kardiabench.store import (
     ANCHORS,
     CALIBRATION,
@@ -73,6 +74,7 @@ def _open_run(path: Path) -> Opened:
     _check_files(path)
     secrets = known_secrets()
     private = read_manifest(path)
+    refuse_part(path, private)
     refuse_private_protocol(private, secrets, allow_paths=False)
     manifest = checked_manifest(path, private, secrets)
     results = _plain(read_results(path, manifest))

@@ -298,7 +298,7 @@ def test_a_manifest_of_which_no_page_can_be_made_is_named_and_not_packed(
 
 def test_every_setting_of_a_run_has_a_kind_in_the_schema():
     config = _adapters()[1].json_schema()["$defs"]["ConfigPart"]["properties"]
-    servers = {"api_base", "judge_api_base"}  # no bundle has them
+    servers = {"api_base", "judge_api_base", "ray"}  # no bundle has them
     assert {setting.name for setting in fields(RunSettings)} - servers == set(config)
     settings = RunSettings("a/b", emotions=["joyful"], judges=["rubric"], plugins=["x.py"])
     manifest = a_manifest(3, config=json.loads(json.dumps(settings.to_json())))

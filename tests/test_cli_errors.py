@@ -33,7 +33,7 @@ def _assert_refused(result: Result, *words: str, rc: int = 2) -> None:
         (["run"], ["Missing option '--model'"]),
         (["run", "--model", "baseline/majorty", *SAMPLE], ["did you mean 'majority'?"]),
         (["run", "--model", "opena/gpt-4o", *SAMPLE], ["did you mean 'openai'?"]),
-        (["run", "--model", "vllm/x", *SAMPLE], ["hosted_vllm/x"]),
+        (["run", "--model", "vllm/x", *SAMPLE], ["kardiabench[vllm]", "hosted_vllm/"]),
         (["run", "--model", "baseline/tfidf", "--dataset", "sampel"], ["did you mean 'sample'?"]),
         (["run", "--model", "baseline/tfidf", "--dataset", "no/file.jsonl"], ["no/file.jsonl"]),
         (

@@ -788,8 +788,8 @@ def test_dataset_that_breaks_the_contract_is_told(plug, factory, error, says):
 
 
 def test_a_plugin_may_bring_a_backend_that_this_version_lacks(plug):
-    path = plug(MODEL_AND_DATASET.replace('register("echo"', 'register("hf"'))
-    assert load_registry([path]).open_model("hf/any").name == "hf/any"
+    path = plug(MODEL_AND_DATASET.replace('register("echo"', 'register("tgi"'))
+    assert load_registry([path]).open_model("tgi/any").name == "tgi/any"
 
 
 def test_origins_name_what_plugins_registered(plug):

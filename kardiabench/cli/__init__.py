@@ -22,7 +22,9 @@ from kardiabench.cli import (
     calibrating,
     checking,
     comparing,
+    inspecting,
     looking,
+    merging,
     options,
     publishing,
     running,
@@ -46,8 +48,10 @@ def cli() -> None:
 
 for command in (
     *running.COMMANDS,
+    *merging.COMMANDS,
     *comparing.COMMANDS,
     *looking.COMMANDS,
+    *inspecting.COMMANDS,
     *publishing.COMMANDS,
     *submitting.COMMANDS,
 ):

@@ -223,6 +223,18 @@ prompt_options = compose(
         help="The row's own system prompt (ours where it has none), ours, or a jinja2 template.",
     ),
 )
+request_options = compose(
+    click.option(
+        "--truncate-history",
+        is_flag=True,
+        help="Leave out the oldest exchanges where the context is too short for all of them.",
+    ),
+    click.option(
+        "--guided-spans",
+        is_flag=True,
+        help="vllm/: constrain replies to the four spans and the 32 labels.",
+    ),
+)
 model_options = compose(
     click.option(
         "--temperature",
@@ -247,6 +259,67 @@ model_options = compose(
         metavar="KEY=VALUE",
         help="Extra parameter of the backend or provider (YAML value). Repeatable.",
     ),
+)
+local_options = compose(
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        show_default=True,
+        help="hf/, vllm/: number type of the weights; auto: as they were saved.",
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="hf/: cpu, cuda, cuda:1, or a placement over several: balanced, sequential.",
+    ),
+    click.option(
+        "--adapter", metavar="PATH|NAME", help="hf/, vllm/: LoRA adapter to put onto the model."
+    ),
+    click.option("--model-revision", metavar="REV", help="hf/, vllm/: revision on the Hub."),
+    click.option(
+        "--quantize",
+        type=click.Choice(["4bit", "8bit"]),
+        help="hf/, vllm/: quantize the weights as they are loaded (bitsandbytes).",
+    ),
+    click.option(
+        "--thinking/--no-thinking",
+        default=None,
+        help="hf/, vllm/: the chat template's own switch. [default: the template's]",
+    ),
+    click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="hf/, vllm/: run the code that comes with the model.",
+    ),
+)
+spread_options = compose(
+    click.option(
+        "--ray",
+        metavar="local|ADDRESS",
+        help="Spread dialogues over replicas of the model on a Ray cluster.",
+    ),
+    click.option(
+        "--replicas",
+        type=click.IntRange(1, 4096),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="How many replicas (more than one: --ray local, if --ray is not given).",
+    ),
+    click.option(
+        "--replica-arg",
+        "replica_args",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="What a replica takes: num_gpus, num_cpus, or a resource of the cluster. Repeatable.",
+    ),
+)
+shard_option = click.option(
+    "--shard",
+    metavar="I/N",
+    help="Do the I-th of N parts of the dialogues; `kardiabench merge` joins them.",
 )
 judge_options = compose(
     click.option(
@@ -326,6 +399,13 @@ changed_traffic_options = compose(
         help="Further tries after a failure that may pass. [default: as before]",
     ),
 )
+coverage_option = click.option(
+    "--min-coverage",
+    type=FiniteRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="Exit with 3 when a judge judged a smaller share of the turns.",
+)
 manner_options = compose(
     click.option(
         "--max-cost",
@@ -333,13 +413,7 @@ manner_options = compose(
         metavar="USD",
         help="Start no call that may take this command beyond it (an estimate).",
     ),
-    click.option(
-        "--min-coverage",
-        type=FiniteRange(0, 1),
-        default=0.95,
-        show_default=True,
-        help="Exit with 3 when a judge judged a smaller share of the turns.",
-    ),
+    coverage_option,
     click.option(
         "--skip-preflight", is_flag=True, help="Do not try models and judges before the run."
     ),

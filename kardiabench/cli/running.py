@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     click.option(
         "--model",
         required=True,
-        help="openai/gpt-4o, ollama/llama3.2, baseline/tfidf, replay/FILE, …",
+        help="openai/gpt-4o, hf/PATH, vllm/NAME, ollama/llama3.2, baseline/tfidf, replay/FILE, …",
     ),
     click.option(
         "--dataset",
@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     ),
     opt.dataset_options,
     opt.prompt_options,
+    opt.request_options,
     opt.model_options,
+    opt.local_options,
     opt.judge_options,
     opt.score_options,
     opt.traffic_options,
+    opt.spread_options,
+    opt.shard_option,
     click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
@@ -89,7 +93,7 @@ def run(
     except PreflightError:
         _discard_if_unused(path)
         raise
-    _finish(outcome, path, quiet=quiet, as_json=as_json)
+    finish(outcome, path, quiet=quiet, as_json=as_json)
 
 
 @click.command()
@@ -126,7 +130,7 @@ def resume(
     _warn_of_plugins(session)
     check_same(manifest, make_manifest(session), run, _RESTORE)
     outcome = _execute(session, run, _manner(options), quiet=quiet)
-    _finish(outcome, run, quiet=quiet, as_json=as_json)
+    finish(outcome, run, quiet=quiet, as_json=as_json)
 
 
 @click.command()
@@ -164,7 +168,7 @@ def score(
     new["created"] = manifest["created"]
     curves = _calibration(calibration, new)
     outcome = _execute(session, run, manner, quiet=quiet, manifest=new, calibration=curves)
-    _finish(outcome, run, quiet=quiet, as_json=as_json)
+    finish(outcome, run, quiet=quiet, as_json=as_json)
 
 
 @click.command()
@@ -219,6 +223,7 @@ def _settings(options: dict[str, Any]) -> RunSettings:
 
     options["emotions"] = opt.words(options["emotions"])
     options["model_args"] = opt.yaml_values("--model-arg", options["model_args"])
+    options["replica_args"] = opt.yaml_values("--replica-arg", options["replica_args"])
     options["weights"] = _weights(options["weights"]) or dict(DEFAULT_WEIGHTS)
     options["on_missing"] = options["on_missing"].replace("-", "_")
     options["cache"] = not options.pop("no_cache")
@@ -320,7 +325,8 @@ def _execute(
         return execute(session, store, manner, progress, manifest, calibration=calibration)
 
 
-def _finish(outcome: Outcome, path: Path, *, quiet: bool, as_json: bool) -> None:
+def finish(outcome: Outcome, path: Path, *, quiet: bool, as_json: bool) -> None:
+    """Print the results of the run at `path`, and end with the exit code."""
     if as_json:
         output.echo(json.dumps(outcome.summary, indent=2, sort_keys=True))
     elif not quiet:

@@ -63,10 +63,14 @@ _ADVICE: Mapping[str, str] = {
     "server": "try again later",
     "context": "use a model with a longer context",
     "install": "install the package that it names",
+    "engine": "look at its messages above, give it less to do at a time, then resume",
+    "replica": "look at the cluster's workers, then resume",
+    "memory": "use a smaller number type, quantization or a larger device",
+    "template": "see the prompt with kardiabench inspect-prompt",
 }
 
 #: Kinds that every further request would meet too: the run stops and can be resumed.
-FATAL_KINDS = frozenset({"auth", "quota", "not_found", "install"})
+FATAL_KINDS = frozenset({"auth", "quota", "not_found", "install", "engine", "replica"})
 
 
 class BadAnswerError(Exception):

@@ -34,12 +34,15 @@ class PromptPlan:
     `system` is `dataset` (the row's own system prompt, our template where it has none), `kardia`
     (our template) or the path of a jinja2 template with the variables `profile`, `situation`,
     `emotions` and `response_words`. `content` says whether the assistant's earlier messages keep
-    all four spans or only the response.
+    all four spans or only the response. `truncate` leaves out the oldest exchanges of a history
+    that the model's context cannot hold; `guided` constrains replies to the four spans.
     """
 
     system: str = "dataset"
     history: HistoryMode = "gold"
     content: HistoryContent = "spans"
+    truncate: bool = False
+    guided: bool = False
 
     @cached_property
     def source(self) -> str:
@@ -66,6 +69,9 @@ class PromptPlan:
             "history_content": self.content,
             "system_prompt": named,
             "system_prompt_hash": digest([self.source, EMOTIONS, RESPONSE_WORDS]),
+            # Only where they are asked for: a protocol from before there were any keeps its id.
+            **({"truncate_history": True} if self.truncate else {}),
+            **({"guided_spans": True} if self.guided else {}),
         }
 
     def check(self) -> None:

@@ -1,0 +1,1 @@
+"""Models that run in this process: where they are, how they are spoken to and run."""
