@@ -8,7 +8,16 @@ $(DEV): pyproject.toml constraints.txt
 	.venv/bin/pip install -q -c constraints.txt -e '.[dev]'
 	touch $(DEV)
 
-.PHONY: check test test-real-model test-browser demo site site-real bench
+VLLM = .venv-vllm/installed
+
+# vLLM has an environment of its own: it pins other versions than constraints.txt.
+$(VLLM): pyproject.toml tests/requirements-vllm.txt
+	python3 -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q -r tests/requirements-vllm.txt -e .
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $(VLLM)
+
+.PHONY: check test test-real-model test-browser test-vllm demo site site-real bench
 check: $(DEV)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -23,6 +32,9 @@ test-real-model: $(DEV)
 
 test-browser: $(DEV)
 	$(PYTHON) -m pytest -m browser -n 0
+
+test-vllm: $(VLLM)
+	.venv-vllm/bin/python -m pytest -m vllm -n 0 tests/test_vllm.py
 
 site: $(DEV)
 	$(PYTHON) examples/sample-site/make_runs.py runs/site

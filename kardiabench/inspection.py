@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import NamedTuple
+from itertools import groupby, islice, takewhile
+from typing import Any, NamedTuple
 
 from kardiabench.dialogues import Dialogues
 from kardiabench.emotions import match_emotion
 from kardiabench.models.local.chat import ChatFormat, Prompt
 from kardiabench.models.local.decoding import ReplyDecoder, completion_of
-from kardiabench.models.local.marks import disarmed, is_text, special_tokens
+from kardiabench.models.local.marks import THINK_CLOSE, disarmed, is_text, special_tokens
 from kardiabench.models.local.rooms import room_for
 from kardiabench.records import Message, Turn
 from kardiabench.spans import parse_spans
 
 #: More unknown tokens than this share of a prompt: the tokenizer is not made for the language.
 _MOST_UNKNOWN = 0.02
+#: Of a character in UTF-8.
+_MOST_BYTES = 4
 
 
 class Piece(NamedTuple):
@@ -72,7 +74,7 @@ def inspect_turn(
     gold = completion_of(decoder, prompt, gold_ids, "stop")
     tokenizer, bos = form.tokenizer, form.tokenizer.bos_token_id
     expected = int(form.begins_with_bos)
-    found = 0 if bos is None else sum(number == bos for number in prompt.ids)
+    found = 0 if bos is None else prompt.ids.count(bos)
     return Inspection(
         turn_id=turn.id,
         format=form.kind,
@@ -86,7 +88,7 @@ def inspect_turn(
         gold_tokens=len(gold_ids),
         gold_read=gold.text,
         problems=(
-            *_bos_problems(found, expected),
+            *_bos_problems(prompt.ids, bos, expected),
             *_content_problems(form, prompt, messages),
             *_gold_problems(turn.gold, gold.text),
         ),
@@ -102,23 +104,49 @@ def probed_turns(dialogues: Dialogues) -> list[Turn]:
 
 
 def _continued(form: ChatFormat, prompt: Prompt, reply: str) -> list[int]:
-    """The ids of `reply` as they would follow the prompt."""
-    rest = reply.removeprefix(prompt.prefill)
+    """The ids of `reply` as they would follow the prompt: behind the thinking that it opens."""
+    rest = reply.removeprefix(prompt.prefill.strip())
+    if prompt.opens_thinking:
+        rest = f"{THINK_CLOSE}\n\n{rest}"
     ids: list[int] = form.tokenizer(rest, add_special_tokens=False).input_ids
     return ids
 
 
-def _pieces(tokenizer: object, ids: Sequence[int]) -> Iterator[Piece]:
+def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[Piece]:
     special = dict(special_tokens(tokenizer))
-    for number in ids:
-        text: str = tokenizer.decode([number])  # type: ignore[attr-defined]
-        kind = "text" if number not in special else "tag" if is_text(special[number]) else "mark"
-        yield Piece(number, special.get(number, text), kind)
+    for is_special, group in groupby(ids, key=special.__contains__):
+        run = list(group)
+        texts = [special[number] for number in run] if is_special else _spelled(tokenizer, run)
+        for number, text in zip(run, texts, strict=True):
+            kind = "text" if not is_special else "tag" if is_text(text) else "mark"
+            yield Piece(number, text, kind)
 
 
-def _bos_problems(found: int, expected: int) -> Iterator[str]:
+def _spelled(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each of `ids` adds to their text; a character of several tokens comes with its last."""
+    texts, start, done = [], 0, 0
+    for end in range(1, len(ids) + 1):
+        before, now = (
+            tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False)
+            for stop in (done, end)
+        )
+        if now.endswith("\N{REPLACEMENT CHARACTER}") and end < min(len(ids), done + _MOST_BYTES):
+            texts.append("")
+            continue
+        texts.append(now[len(before) :])
+        start, done = done, end
+    return texts
+
+
+def _bos_problems(ids: Sequence[int], bos: int | None, expected: int) -> Iterator[str]:
+    """BOS twice at the beginning, or none.
+
+    Further on it may well stand: Llama 2 begins every exchange with one, SmolLM every message, and
+    for others it is the end token too.
+    """
+    found = 0 if bos is None else sum(1 for _ in takewhile(lambda number: number == bos, ids))
     if found > 1:
-        yield f"the prompt has {found} BOS tokens: the template adds one and so does a message"
+        yield f"the prompt begins with {found} BOS tokens: the chat template writes one too many"
     elif found < expected:
         yield "the prompt has no BOS token, and the tokenizer begins every text with one"
 
@@ -133,8 +161,11 @@ def _content_problems(
                 f"the template leaves out or changes message {place} ({message.role}): "
                 f"{said[:40]!r}…"
             )
-    unknown = form.tokenizer.unk_token_id
-    lost = sum(number == unknown for number in prompt.ids) if unknown is not None else 0
+    tokenizer = form.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return  # GPT-2's is all three
+    lost = sum(number == unknown for number in prompt.ids)
     if lost > _MOST_UNKNOWN * len(prompt.ids):
         yield f"{lost} of the prompt's {len(prompt.ids)} tokens are unknown to the tokenizer"
 

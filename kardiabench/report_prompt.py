@@ -21,11 +21,14 @@ def show_inspection(seen: Inspection, console: Console, *, ids: bool = False) ->
     _show_tokens(seen.pieces, console) if ids else _show_text(seen.pieces, console)
     console.print()
     for name, value in _facts(seen):
-        console.print(f"{name:<18}{plain(value)}", markup=False, highlight=False)
+        line = f"{name:<18}{plain(value)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("\ngold reply, once decoded:", markup=False)
-    console.print(plain(seen.gold_read), markup=False, highlight=False)
+    console.print(plain(seen.gold_read), markup=False, highlight=False, soft_wrap=True)
     for problem in seen.problems:
-        console.print(f"\nproblem: {plain(problem)}", markup=False, style="bold red")
+        console.print(
+            f"\nproblem: {plain(problem)}", markup=False, style="bold red", soft_wrap=True
+        )
 
 
 def _facts(seen: Inspection) -> list[tuple[str, str]]:

@@ -34,7 +34,9 @@ def noting_shortened(completion: Completion, exchanges: int) -> Completion:
     """The completion, its detail saying so, unless it failed: then that says why."""
     if completion.status == "error":
         return completion
-    return replace(completion, detail=f"{SHORTENED}: {exchanges} exchanges left out")
+    what = f"{exchanges} exchange{'' if exchanges == 1 else 's'} left out"
+    said = f"; {completion.detail}" if completion.detail else ""  # why a model refused
+    return replace(completion, detail=f"{SHORTENED}: {what}{said}")
 
 
 def is_shortened(reply: Reply) -> bool:

@@ -670,6 +670,7 @@ def test_every_option_is_accepted():
     values = {
         "model": "a/b", "api_base": "http://x", "scope": "reply", "no_response": "reply",
         "order": "reversed", "calls": "each", "logprobs": "yes", "fence": "none",
+        "dtype": "bfloat16", "device": "cpu", "quantize": "4bit", "thinking": "no",
     }  # fmt: skip
     build({name: values.get(name, "1") for name in OPTIONS}, JudgeContext(open_with({})))
 

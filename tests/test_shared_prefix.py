@@ -44,7 +44,7 @@ from kardiabench.models.local.prefix_check import (  # noqa: E402
 from kardiabench.models.local.shared_prefix import SharedPrefixRunner  # noqa: E402
 from kardiabench.models.local.turn_by_turn import TurnByTurnRunner  # noqa: E402
 from kardiabench.prompts import PromptPlan  # noqa: E402
-from kardiabench.records import Message, Turn  # noqa: E402
+from kardiabench.records import ChatRequest, Completion, Message, Turn  # noqa: E402
 from kardiabench.sources import open_sample  # noqa: E402
 
 TOKENS = 10
@@ -510,6 +510,35 @@ def test_turn_by_turn_a_prompt_without_room_fails_alone(
     monkeypatch.setattr(model.plain, "generate", cramped)
     written = TurnByTurnRunner(model.plain, 0).run(jobs)
     assert [one.out_of_memory for one in written] == [False, True, False]
+
+
+def test_want_of_memory_is_an_error_of_the_turn_alone(
+    tmp_path: Path, turns: list[Turn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kardiabench.contracts import ModelOptions
+    from kardiabench.models.hf import build
+
+    path = tiny_models.build(tmp_path / "own", "qwen2", context=8192, layers=1)
+    requests = [ChatRequest(tuple(short(turn))) for turn in turns[:3]]
+    forward = SharedPrefixRunner.forward
+
+    def cramped(runner: Any, step: Any, *arguments: Any, **options: Any) -> Any:
+        if step.memory.trunk_slots > 600:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(runner, step, *arguments, **options)
+
+    async def complete() -> list[Completion]:
+        model = build(f"hf/{path}", ModelOptions(max_tokens=2))
+        try:
+            return await model.complete(requests)
+        finally:
+            await model.aclose()
+
+    monkeypatch.setattr(SharedPrefixRunner, "forward", cramped)
+    done = asyncio.run(complete())
+    assert [one.status == "error" for one in done] == [False, False, True]
+    assert done[2].detail.startswith("memory: this prompt alone does not fit")
+    assert done[2].usage.completion_tokens == 0
 
 
 # --- giving up ----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import tiny_models
 from kardiabench.contracts import LocalOptions, ModelOptions
 from kardiabench.dialogues import load
 from kardiabench.emotions import EMOTIONS
-from kardiabench.errors import ConfigError
+from kardiabench.errors import ConfigError, PreflightError
 from kardiabench.models.local.vllm_arguments import CAPACITY, RESERVED, SAMPLING
 from kardiabench.models.vllm import VllmModel, build
 from kardiabench.prompts import PromptPlan
@@ -311,7 +311,7 @@ def test_wrong_engine_arguments_are_said_before_anything_starts(
 
 
 def test_adapters(folder: Path, runner: asyncio.Runner, tmp_path: Path, model: VllmModel) -> None:
-    """An adapter changes replies, its engine serves the base too, and another base's is refused."""
+    """An adapter changes replies, and not those of the base beside it."""
     base = answers(runner, model, [one("Hello")])[0].text
     lora = tiny_models.build_adapter(tmp_path / "lora", folder, rank=4)
     adapted = build(
@@ -321,6 +321,18 @@ def test_adapters(folder: Path, runner: asyncio.Runner, tmp_path: Path, model: V
     assert answers(runner, model, [one("Hello")])[0].text == base
     runner.run(adapted.aclose())
     assert adapted.identity["adapter"] != model.identity.get("adapter")
+
+
+def test_an_adapter_of_another_model_is_refused(
+    folder: Path, runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    other = tiny_models.build(tmp_path / "other", hidden=256, layers=2)
+    lora = tiny_models.build_adapter(tmp_path / "lora", other)
+    local = LocalOptions(dtype="float32", adapter=str(lora))
+    adapted = build(f"vllm/{folder}", options(local=local))
+    with pytest.raises(PreflightError, match="does not fit"):
+        runner.run(adapted.preflight())
+    runner.run(adapted.aclose())
 
 
 def test_a_dead_engine_is_restarted_once(runner: asyncio.Runner, model: VllmModel) -> None:

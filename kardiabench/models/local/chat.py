@@ -6,9 +6,9 @@ it, others drop it in silence). A model without a template gets a plain format w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,9 +28,20 @@ Kind = Literal["template", "folded", "plain"]
 
 _HEADINGS: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
 _PROBE = {"system": "kardiabench probe, system", "user": "kardiabench probe, user"}
-#: Llama's templates print today's date unless they are given one: this is their own fallback, so
-#: that a prompt is the same tomorrow.
-_DATE = "26 Jul 2024"
+#: Templates print today's date. They are given this one, which is Llama's own fallback, so that a
+#: prompt is the same tomorrow.
+_DATE = datetime(2024, 7, 26, tzinfo=UTC)
+#: What stands for transformers' `strftime_now` in a template: functions cannot be passed into one.
+_TODAY = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('%{code}', '{_DATE.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    + " }}{% endmacro %}"
+)
+#: What the code of a template may raise.
+_FAILURES = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 class TemplateError(ValueError):
@@ -77,7 +88,9 @@ class ChatFormat:
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts at which a reply ends, beside the end tokens: headings of the plain format."""
-        return tuple(f"\n\n{name}:" for name in _HEADINGS.values()) if self.kind == "plain" else ()
+        if self.tokenizer.chat_template:
+            return ()
+        return tuple(f"\n\n{name}:" for name in _HEADINGS.values())
 
     @property
     def identity(self) -> Identity:
@@ -112,7 +125,7 @@ class ChatFormat:
         """
         safe = [Message(m.role, disarmed(m.content, self.tokenizer)) for m in messages]
         text = self.text(safe)
-        tail = _after_last(text, safe[-1].content)
+        tail = self._written_ahead(safe)
         tag = opening_span_tag(tail)
         return Prompt(
             ids=tuple(self.encode(text)),
@@ -121,6 +134,16 @@ class ChatFormat:
             opens_thinking=tail.rfind(THINK_OPEN) > tail.rfind(THINK_CLOSE),
         )
 
+    def _written_ahead(self, messages: Sequence[Message]) -> str:
+        """What stands behind the last message: the mark of the reply, and how the reply begins.
+
+        A probe shows where that message ends, since what follows may have its words in it too.
+        """
+        *before, last = messages
+        probed = Message(last.role, f"{last.content} {_PROBE['user']}")
+        _, found, tail = self.text([*before, probed]).rpartition(_PROBE["user"])
+        return tail if found else ""
+
     @cached_property
     def turn_ends(self) -> tuple[int, ...]:
         """The special token that the template writes behind a reply, if it writes one.
@@ -128,20 +151,23 @@ class ChatFormat:
         A model that was tuned from a base may end its replies with it where neither its generation
         config nor its tokenizer names it.
         """
-        if self.kind == "plain":
+        if not self.tokenizer.chat_template:
             return ()
         chat = [Message("user", _PROBE["user"]), Message("assistant", _PROBE["system"])]
         try:
             text = self._render(chat, add_generation_prompt=False)
         except TemplateError:
             return ()
-        tail = text.rpartition(_PROBE["system"])[2].lstrip()
-        ids: list[int] = self.tokenizer(tail, add_special_tokens=False).input_ids
+        _, found, tail = text.rpartition(_PROBE["system"])
+        if not found:
+            return ()
+        ids: list[int] = self.tokenizer(tail.lstrip(), add_special_tokens=False).input_ids
         return tuple(number for number in ids[:1] if number in mark_ids(self.tokenizer))
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a whole prompt: one BOS where the tokenizer begins texts with one."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        # Whether it fits is asked elsewhere; `verbose` would warn of it on standard error.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         bos = self.tokenizer.bos_token_id
         if self.begins_with_bos and ids[:1] != [bos]:
             return [bos, *ids]
@@ -161,6 +187,14 @@ class ChatFormat:
             return False
         return all(message.content in text for message in messages)
 
+    @cached_property
+    def _dated(self) -> Mapping[str, object]:
+        """What makes a template print always the same date."""
+        template, day = self.tokenizer.chat_template, {"date_string": _DATE.strftime("%d %b %Y")}
+        if isinstance(template, str) and "strftime_now" in template:
+            return {**day, "chat_template": _TODAY + template}
+        return day
+
     def _render(self, messages: Sequence[Message], **switches: object) -> str:
         import jinja2
 
@@ -171,11 +205,12 @@ class ChatFormat:
             text: str = self.tokenizer.apply_chat_template(
                 chat,
                 tokenize=False,
-                **{"add_generation_prompt": True, "date_string": _DATE} | switches,
+                **{"add_generation_prompt": True, **self._dated} | switches,
             )
         except jinja2.TemplateError as error:
-            raise TemplateError(f"its chat template refuses these messages: {error}") from error
-        except (TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
+            why = " ".join(str(error).split())
+            raise TemplateError(f"its chat template refuses these messages: {why}") from error
+        except _FAILURES as error:
             raise TemplateError(f"its chat template fails: {error!r}") from error
         return text
 
@@ -198,10 +233,3 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
     if not rest or rest[0].role != "user":
         return [Message("user", system.content), *rest]
     return [Message("user", f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
-
-
-def _after_last(text: str, content: str) -> str:
-    """What stands in `text` behind the last message; all of it where that cannot be told."""
-    said = re.sub(r"\s+$", "", content)
-    place = text.rfind(said)
-    return text[place + len(said) :] if said and place >= 0 else ""

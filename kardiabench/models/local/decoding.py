@@ -73,10 +73,15 @@ class ReplyDecoder:
 
     def thought(self, ids: Sequence[int], *, opened: bool) -> int:
         """How many of `ids` are thinking, where the tag that ends it is a token; else 0."""
-        close = self.tokenizer.convert_tokens_to_ids(THINK_CLOSE)
+        begin, close = (self._token(tag) for tag in (THINK_OPEN, THINK_CLOSE))
         if close is not None and close in ids:
             return len(ids) - list(reversed(ids)).index(close)
-        return len(ids) if opened else 0
+        return len(ids) if opened or (begin is not None and begin in ids) else 0
+
+    def _token(self, tag: str) -> int | None:
+        """The id of a tag that is one token; None where it is spelt out."""
+        number: int | None = self.tokenizer.convert_tokens_to_ids(tag)
+        return None if number == self.tokenizer.unk_token_id else number
 
 
 def split_thinking(text: str) -> tuple[str, str]:

@@ -76,7 +76,9 @@ def read_files(name: str, local: LocalOptions) -> tuple[Any, Any, Any]:
     check_architecture(place, trust_remote_code=local.trust_remote_code)
     with quiet(all_of_it=place.kind == "gguf"), explained(place, "cpu"):
         owner = adapter if adapter is not None and adapter.has_tokenizer else place
-        return _tokenizer(owner, local), *_configs(place, local)
+        tokenizer, configs = _tokenizer(owner, local), _configs(place, local)
+    _check_tokenizer(name, tokenizer)
+    return tokenizer, *configs
 
 
 def _configs(place: Place, local: LocalOptions) -> tuple[Any, Any]:
@@ -231,12 +233,16 @@ def _check_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None
         )
 
 
-def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+def _check_tokenizer(name: str, tokenizer: Any) -> None:
     """Transformers makes an empty tokenizer where there is none."""
     if not set(tokenizer("a b", add_special_tokens=False).input_ids) - {tokenizer.unk_token_id}:
         raise PreflightError(
             f"{name} has no tokenizer: copy the tokenizer's files of its base model there"
         )
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    _check_tokenizer(name, tokenizer)
     rows = _rows(model)
     beyond = [token for token, number in tokenizer.get_vocab().items() if number >= rows]
     needed = sorted(token for token in beyond if _is_needed(token, tokenizer))

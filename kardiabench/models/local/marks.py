@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kardiabench.spans import SPAN_NAMES
 
@@ -17,6 +17,8 @@ SPAN_TAGS = frozenset(
     for tag in (f"<|{name}_begin|>", f"<|{name}_end|>", f"<{name}>", f"</{name}>")
 )
 THINK_TAGS = frozenset({THINK_OPEN, THINK_CLOSE, "<thinking>", "</thinking>"})
+#: DeepSeek's mark of a user, with wide bars, is a token of its own and not called special.
+_MARK = re.compile(r"<([|\uff5c]).+\1>", re.DOTALL)
 _HEADING = re.compile(r"^(?=(?:System|User|Assistant):)", re.MULTILINE)
 _OPENING = re.compile(
     "|".join(re.escape(t) for n in SPAN_NAMES for t in (f"<|{n}_begin|>", f"<{n}>"))
@@ -24,9 +26,9 @@ _OPENING = re.compile(
 
 
 def special_tokens(tokenizer: Any) -> Iterator[tuple[int, str]]:
-    """The id and the text of every token that the tokenizer calls special."""
+    """The id and the text of every token that the tokenizer calls special, or that looks it."""
     for number, token in tokenizer.added_tokens_decoder.items():
-        if token.special:
+        if token.special or _MARK.fullmatch(token.content):
             yield number, token.content
     known = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     yield from ((number, str(token)) for number, token in known)
@@ -48,12 +50,24 @@ def disarmed(content: str, tokenizer: Any) -> str:
     Tokenizers read `<|im_end|>` in a message as the mark itself: a message could then end itself
     and speak for somebody else.
     """
-    pattern = _pattern(frozenset(t for _, t in special_tokens(tokenizer) if not is_text(t)))
+    pattern = _pattern(tokenizer)
     return content if pattern is None else pattern.sub(lambda m: f"{m[0][0]} {m[0][1:]}", content)
 
 
-@lru_cache(maxsize=16)
-def _pattern(marks: frozenset[str]) -> re.Pattern[str] | None:
+#: Per tokenizer, since Gemma has thousands of special tokens: how many tokens it had, and what
+#: matches its marks.
+_PATTERNS: WeakKeyDictionary[Any, tuple[int, re.Pattern[str] | None]] = WeakKeyDictionary()
+
+
+def _pattern(tokenizer: Any) -> re.Pattern[str] | None:
+    size, pattern = _PATTERNS.get(tokenizer, (None, None))
+    if size != len(tokenizer):
+        pattern = _matching({t for _, t in special_tokens(tokenizer) if not is_text(t)})
+        _PATTERNS[tokenizer] = len(tokenizer), pattern
+    return pattern
+
+
+def _matching(marks: set[str]) -> re.Pattern[str] | None:
     # A mark of one character cannot be broken, and would break ordinary text.
     long = sorted((mark for mark in marks if len(mark) > 1), key=lambda m: (-len(m), m))
     return re.compile("|".join(map(re.escape, long))) if long else None

@@ -123,8 +123,7 @@ class SharedEngine:
         if self._engine is None:
             return
         engine, self._engine = self._engine, None
-        engine.shutdown(timeout=_GRACE)
-        engine.shutdown = _done  # its `__del__` calls it again, maybe when its modules are gone
+        _end(engine)
 
     async def _ask(self, engine: Any, ids: Sequence[int], parameters: Any, *, adapted: bool) -> Any:
         prompt = load_vllm().TokensPrompt(prompt_token_ids=list(ids))
@@ -249,11 +248,17 @@ async def _put_on(engine: Any, adapter: Adapter, name: str) -> None:
     try:
         await engine.add_lora(_lora_request(adapter))
     except Exception as error:
-        engine.shutdown()
+        _end(engine)
         raise PreflightError(
             f"the adapter {adapter.name} does not fit {name}: {_brief(error)}; give the model that "
             "it was trained on"
         ) from error
+
+
+def _end(engine: Any) -> None:
+    """Shut vLLM's engine down for good."""
+    engine.shutdown(timeout=_GRACE)
+    engine.shutdown = _done  # its `__del__` calls it again, maybe when its modules are gone
 
 
 def _done(*_: object, **__: object) -> None:
@@ -274,7 +279,7 @@ async def _in_thread(build: Any) -> Any:
     def finish(value: Any, error: BaseException | None) -> None:
         if done.cancelled():
             if value is not None:
-                value.shutdown()
+                _end(value)
         elif error is None:
             done.set_result(value)
         else:

@@ -31,7 +31,7 @@ def watch(pids: Iterable[int]) -> subprocess.Popen[bytes]:
 
 
 def _main(parent: int, pids: list[int]) -> None:
-    begun = {pid: _start_of(pid) for pid in pids}
+    begun = {pid: start for pid in pids if (start := _start_of(pid)) is not None}
     while begun:
         if os.getppid() != parent:
             for pid, start in begun.items():
