@@ -5,7 +5,7 @@
     python benchmarks/local_speed.py --lm-eval /tmp/lm-eval/bin/python
 
 Each contender runs in a process of its own, in turn, and so for every round; loading the model is
-not counted. lm-eval is run with a batch of 1 and of 8, and compared by the faster of the two.
+not counted. lm-eval is run with each batch size of `--batches`, and compared by its fastest.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(tempfile.gettempdir()) / "gemma-3-270m")
     parser.add_argument("--lm-eval", help="Python that has lm-eval; left out without it")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="of lm-eval")
     parser.add_argument("--dialogues", type=int, default=4)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -62,7 +63,7 @@ def main() -> None:
     model = gemma_folder(given.model)
     contenders = {"ours": sys.executable, "plain": sys.executable}
     if given.lm_eval:
-        contenders |= {"lm-eval:1": given.lm_eval, "lm-eval:8": given.lm_eval}
+        contenders |= {f"lm-eval:{batch}": given.lm_eval for batch in given.batches}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
