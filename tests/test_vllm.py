@@ -384,6 +384,27 @@ def test_a_killed_run_leaves_no_engine_and_goes_on(folder: Path, tmp_path: Path)
     assert "INFO" not in done.stderr
 
 
+def test_a_real_model_generates_dialogues_of_the_sample(tmp_path: Path) -> None:
+    """Gemma 3 270M, a base model: the plain format, whose stops are texts."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    from gemma import gemma_folder
+
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "kardiabench", "run", "--dataset", "sample", "--limit", "2"]
+    command += ["--model", f"vllm/{gemma_folder(tmp_path / 'gemma')}", "--no-rubric"]
+    command += ["--max-tokens", str(TOKENS), "--out", str(run), "--model-arg", "max_model_len=8192"]
+    for name, value in ENGINE.items():
+        command += ["--model-arg", f"{name}={json.dumps(value)}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    replies = [json.loads(line)["reply"] for line in (run / "replies.jsonl").open()]
+    assert len(replies) > 2
+    assert {reply["status"] for reply in replies} <= {"ok", "truncated"}
+    assert any(reply["text"].strip() for reply in replies)
+    assert not any("<bos>" in reply["text"] or "\n\nUser:" in reply["text"] for reply in replies)
+    assert sum(reply["usage"]["cached_tokens"] for reply in replies) > 0
+
+
 def _child_named(parent: int, name: str) -> int | None:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

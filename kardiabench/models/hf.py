@@ -91,7 +91,7 @@ class HfModel:
         ]
 
     async def preflight(self) -> None:
-        """Load the model and look at its chat template; raise `PreflightError` or `ConfigError`."""
+        """Load the model and look at its chat template; raise `PreflightError`."""
         form, _, _ = await self.chat_format()
         try:
             kind = form.kind
@@ -99,7 +99,9 @@ class HfModel:
             raise PreflightError(f"model {self.name}: {error}; give another model") from error
         if self.options.local.thinking is not None and not form.has_switch:
             what = "has no chat template" if kind == "plain" else "has no switch for thinking"
-            raise ConfigError(f"--thinking/--no-thinking: {self.name} {what}; leave the option out")
+            raise PreflightError(
+                f"--thinking/--no-thinking: {self.name} {what}; leave the option out"
+            )
 
     async def chat_format(self) -> tuple[ChatFormat, ReplyDecoder, int | None]:
         """How prompts are made and replies are read, and the context in tokens; loads the model."""

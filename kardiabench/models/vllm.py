@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from kardiabench.contracts import Identity, ModelOptions
-from kardiabench.errors import ConfigError, KardiaBenchError, PreflightError
+from kardiabench.errors import KardiaBenchError, PreflightError
 from kardiabench.models.local.chat import ChatFormat, Prompt, TemplateError
 from kardiabench.models.local.decoding import ReplyDecoder, completion_of
 from kardiabench.models.local.rooms import room_for
@@ -201,7 +201,9 @@ class VllmModel:
             raise PreflightError(f"model {self.name}: {error}; give another model") from error
         if self.options.local.thinking is not None and not form.has_switch:
             what = "has no chat template" if kind == "plain" else "has no switch for thinking"
-            raise ConfigError(f"--thinking/--no-thinking: {self.name} {what}; leave the option out")
+            raise PreflightError(
+                f"--thinking/--no-thinking: {self.name} {what}; leave the option out"
+            )
 
     # --- one request ----------------------------------------------------------------------------
 
