@@ -23,6 +23,7 @@ import tiny_models
 from kardiabench.contracts import LocalOptions
 from kardiabench.dialogues import load
 from kardiabench.inspection import Inspection, broken, inspect_turn, probed_turns
+from kardiabench.models.local.chances import chances_of
 from kardiabench.models.local.chat import ChatFormat, TemplateError
 from kardiabench.models.local.decoding import (
     ReplyDecoder,
@@ -291,14 +292,16 @@ def test_text_is_cut_at_the_first_stop() -> None:
     assert [decoder.stopped(form.tokenizer(text).input_ids) for text in STOPPED] == [True, False]
 
 
-@pytest.mark.parametrize("text", ["a b", "né 😀 you", "<|reasoning_end|> x", "\n\n  two", ""])
-def test_spellings_joined_are_the_text(text: str) -> None:
+@pytest.mark.parametrize("text", ["a b", "né 😀 you", "<|reasoning_end|> x", "two  \n\n more"])
+def test_tokens_with_their_chances_join_to_the_text(text: str) -> None:
+    """Characters over several tokens too: they count where they are whole."""
     form = form_of()
     decoder = decoder_of(form)
-    ids = form.tokenizer(text).input_ids
-    joined = "".join(decoder.spelling(number) for number in [*ids, form.tokenizer.eos_token_id])
-    if "\ufffd" not in joined:  # a character over several byte tokens cannot be spelt by each
-        assert joined == decoder.whole(ids)
+    ids = form.tokenizer(f" {text} ", add_special_tokens=False).input_ids
+    given = [{number: -0.5, ids[0]: -2.0} for number in ids]
+    pieces = chances_of(decoder, ids, given, text)
+    assert "".join(piece.token for piece in pieces) == text
+    assert chances_of(decoder, ids, given, "something else") == ()
 
 
 @pytest.mark.parametrize("lead", ["<|understanding_begin|>", "<|understanding_begin|>\n"])

@@ -17,6 +17,7 @@ import pytest
 from kardiabench.contracts import LocalOptions, ModelOptions
 from kardiabench.errors import ConfigError, PreflightError
 from kardiabench.models.local import vllm_engine, vllm_reaper
+from kardiabench.models.local.chances import chances_of
 from kardiabench.models.local.decoding import ReplyDecoder
 from kardiabench.models.local.vllm_arguments import (
     CAPACITY,
@@ -27,7 +28,6 @@ from kardiabench.models.local.vllm_arguments import (
     sampling_values,
     split_arguments,
 )
-from kardiabench.models.local.vllm_chances import chances_of
 from kardiabench.models.local.vllm_engine import Adapter, acquire, release
 from kardiabench.models.local.vllm_stats import EngineStats
 from kardiabench.models.vllm import VllmModel, build
@@ -209,17 +209,13 @@ class Letters:
 
 
 def test_chances_join_to_the_reply() -> None:
-    class Logprob:
-        def __init__(self, logprob: float) -> None:
-            self.logprob = logprob
-
     decoder = ReplyDecoder(Letters(), [0])
     ids = [*map(ord, " 42\n"), 0]
-    alternatives = [{number: Logprob(-0.1), ord("7"): Logprob(-3.0)} for number in ids]
+    alternatives = [{number: -0.1, ord("7"): -3.0} for number in ids]
     found = chances_of(decoder, ids, alternatives, "42")
     assert [chance.token for chance in found] == ["4", "2"]
     assert found[0].top == (("4", -0.1), ("7", -3.0))
     begun = chances_of(decoder, ids, alternatives, "<x> 42\n", "<x>")
     assert "".join(chance.token for chance in begun) == "<x> 42\n"
     assert chances_of(decoder, ids, alternatives, "43") == ()
-    assert chances_of(decoder, ids, None, "42") == ()
+    assert chances_of(decoder, ids, [], "42") == ()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from kardiabench.contracts import Identity, ModelOptions
 from kardiabench.errors import ConfigError, KardiaBenchError, PreflightError, did_you_mean
+from kardiabench.models.local.chances import chances_of
 from kardiabench.models.local.chat import ChatFormat, Prompt, TemplateError
 from kardiabench.models.local.decoding import ReplyDecoder, completion_of
 from kardiabench.models.local.engine import Capacity, Engine, close_engine, open_engine
-from kardiabench.models.local.jobs import Job, Sampling
+from kardiabench.models.local.jobs import Job, Sampling, Written
 from kardiabench.models.local.loading import check_installed
 from kardiabench.models.local.rooms import room_for
-from kardiabench.models.local.weights import weights_identity
+from kardiabench.models.local.weights import shown_name, weights_identity
 from kardiabench.records import ChatRequest, Completion
 
 #: Model arguments: how tokens are chosen, and how much is run together.
@@ -63,7 +65,7 @@ class HfModel:
         options, local = self.options, self.options.local
         return {
             "backend": "hf",
-            "model": self.name,
+            "model": shown_name(self._place),
             **weights_identity(self._place, local),
             "dtype": local.dtype,
             "quantize": local.quantize,
@@ -80,24 +82,32 @@ class HfModel:
         try:
             form, decoder, context = await self.chat_format()
         except KardiaBenchError as error:
-            return [Completion(status="error", detail=f"install: {error}") for _ in requests]
+            return [Completion(status="error", detail=f"engine: {error}") for _ in requests]
         prepared = [self._prepared(request, form, decoder, context) for request in requests]
         jobs = [job for job in prepared if isinstance(job, Job)]
-        written = iter(await self._engine_now.run(jobs)) if jobs else iter(())
+        written = iter(await self._written(jobs) if jobs else [])
         seconds = time.perf_counter() - started
         return [
             one if isinstance(one, Completion) else _completion(one, next(written), seconds)
             for one in prepared
         ]
 
+    async def _written(self, jobs: Sequence[Job]) -> Sequence[Written | Completion]:
+        """What the model writes; whatever goes wrong there is the failure of these requests."""
+        try:
+            return await self._engine_now.run(jobs)
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            return [Completion(status="error", detail=f"internal: {said}")] * len(jobs)
+
     async def preflight(self) -> None:
         """Load the model and look at its chat template; raise `PreflightError`."""
         form, _, _ = await self.chat_format()
         try:
-            kind = form.kind
+            kind, switch = form.kind, form.has_switch
         except TemplateError as error:
             raise PreflightError(f"model {self.name}: {error}; give another model") from error
-        if self.options.local.thinking is not None and not form.has_switch:
+        if self.options.local.thinking is not None and not switch:
             what = "has no chat template" if kind == "plain" else "has no switch for thinking"
             raise PreflightError(
                 f"--thinking/--no-thinking: {self.name} {what}; leave the option out"
@@ -151,28 +161,31 @@ class HfModel:
         return Job(prompt, decoder, room, self._of_sample(request.sample), request.top_logprobs)
 
     def _of_sample(self, sample: int) -> Sampling:
-        from dataclasses import replace
-
         seed = self.options.seed
         return replace(self._sampling, seed=None if seed is None else seed + sample)
 
 
-def _completion(job: Job, written: Any, seconds: float) -> Completion:
+def _completion(job: Job, written: Written | Completion, seconds: float) -> Completion:
+    if isinstance(written, Completion):
+        return written
     if written.out_of_memory:
         return Completion(
             status="error",
             detail="memory: this prompt alone does not fit; use --dtype bfloat16, --quantize or a "
             "larger device",
         )
-    return completion_of(
+    completion = completion_of(
         job.decoder,
         job.prompt,
         written.ids,
-        written.finish_reason,
+        written.finish_reason or "length",
         latency=seconds,
         cached_tokens=written.cached,
-        chances=written.chances,
     )
+    found = chances_of(
+        job.decoder, written.ids, written.chances, completion.text, job.prompt.prefill
+    )
+    return replace(completion, chances=found)
 
 
 def _sampling(options: ModelOptions) -> Sampling:

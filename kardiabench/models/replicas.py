@@ -96,7 +96,8 @@ class Replicas:
 
     async def preflight(self) -> None:
         """Start every replica and have it load and try its model; raise `PreflightError` if not."""
-        await self._opened()
+        pool = await self._opened()
+        self.dialogues_at_once = self._replicas * await pool.dialogues_at_once()
 
     async def _chat_format(self) -> Any:
         return await (await self._opened()).chat_format()

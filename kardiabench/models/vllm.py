@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from kardiabench.contracts import Identity, ModelOptions
 from kardiabench.errors import KardiaBenchError, PreflightError
+from kardiabench.models.local.chances import chances_of
 from kardiabench.models.local.chat import ChatFormat, Prompt, TemplateError
 from kardiabench.models.local.decoding import ReplyDecoder, completion_of
 from kardiabench.models.local.rooms import room_for
@@ -31,7 +32,6 @@ from kardiabench.models.local.vllm_arguments import (
     sampling_values,
     split_arguments,
 )
-from kardiabench.models.local.vllm_chances import chances_of
 from kardiabench.models.local.vllm_engine import (
     INSTALL,
     Adapter,
@@ -44,7 +44,7 @@ from kardiabench.models.local.vllm_engine import (
 )
 from kardiabench.models.local.vllm_guided import spans_grammar
 from kardiabench.models.local.vllm_stats import EngineStats
-from kardiabench.models.local.weights import locate, locate_adapter, weights_identity
+from kardiabench.models.local.weights import locate, locate_adapter, shown_name, weights_identity
 from kardiabench.records import ChatRequest, Completion, Message
 
 #: Turns of a dialogue, about, and so many more dialogues than would fill the engine exactly.
@@ -101,7 +101,7 @@ class VllmModel:
         options, local = self.options, self.options.local
         return {
             "backend": "vllm",
-            "model": self.name,
+            "model": shown_name(self._place),
             **weights_identity(self._place, local),
             "dtype": local.dtype,
             "quantize": local.quantize,
@@ -192,14 +192,14 @@ class VllmModel:
                 f"{place.name} is a {place.config['peft_type']} adapter, and vLLM takes only LoRA; "
                 "merge it into its base and give the result as the model"
             )
-        return Adapter(place.name, place.source, _rank(place.config))
+        return Adapter(place.name, _adapter_folder(place), _rank(place.config))
 
     def _check_format(self, form: ChatFormat) -> None:
         try:
-            kind = form.kind
+            kind, switch = form.kind, form.has_switch
         except TemplateError as error:
             raise PreflightError(f"model {self.name}: {error}; give another model") from error
-        if self.options.local.thinking is not None and not form.has_switch:
+        if self.options.local.thinking is not None and not switch:
             what = "has no chat template" if kind == "plain" else "has no switch for thinking"
             raise PreflightError(
                 f"--thinking/--no-thinking: {self.name} {what}; leave the option out"
@@ -276,6 +276,15 @@ def _defaults(tokenizer: Any) -> dict[str, object]:
     }
 
 
+def _adapter_folder(place: Any) -> str:
+    """Where an adapter lies; one of the Hub is fetched at the commit that identifies it."""
+    if place.path is not None:
+        return str(place.source)
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(place.name, revision=place.revision))
+
+
 def _rank(config: Mapping[str, Any]) -> int:
     """The highest rank of an adapter's layers."""
     patterns = config.get("rank_pattern") or {}
@@ -284,6 +293,9 @@ def _rank(config: Mapping[str, Any]) -> int:
 
 def _completion(decoder: ReplyDecoder, prompt: Prompt, output: Any, seconds: float) -> Completion:
     written = output.outputs[0]
+    if written.finish_reason not in ("stop", "length"):
+        why = f"internal: vLLM ended the reply ({written.finish_reason or 'no reason given'})"
+        return Completion(status="error", detail=why, latency=round(seconds, 4))
     ids = list(written.token_ids)
     completion = completion_of(
         decoder,
@@ -295,7 +307,8 @@ def _completion(decoder: ReplyDecoder, prompt: Prompt, output: Any, seconds: flo
     )
     if not written.logprobs:
         return completion
-    found = chances_of(decoder, ids, written.logprobs, completion.text, prompt.prefill)
+    chosen = [{number: one.logprob for number, one in at.items()} for at in written.logprobs]
+    found = chances_of(decoder, ids, chosen, completion.text, prompt.prefill)
     return replace(completion, chances=found)
 
 

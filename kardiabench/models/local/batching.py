@@ -75,6 +75,7 @@ class Batcher:
             queue.waiting.clear()
             if batch:
                 await self._answer(batch)
+        queue.task = None  # a task that is kept would keep its loop
 
     async def _answer(self, batch: Sequence[_Asked]) -> None:
         given_up = threading.Event()
@@ -88,16 +89,14 @@ class Batcher:
             asked.answer.add_done_callback(note)
         jobs = [job for asked in batch for job in asked.jobs]
         loop = asyncio.get_running_loop()
+        run = loop.run_in_executor(self._thread, self._run_unless, given_up, jobs)
         try:
-            written = iter(
-                await loop.run_in_executor(self._thread, self._run_unless, given_up, jobs)
-            )
-        except asyncio.CancelledError:
+            written = iter(await run)
+        except (asyncio.CancelledError, CancelledRunError) as error:
             given_up.set()
-            raise
-        except CancelledRunError:
-            for asked in batch:  # they have gone already, unless the batcher was closed
-                asked.answer.cancel()
+            _leave(batch)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return
         except Exception as error:
             for asked in batch:
@@ -117,3 +116,9 @@ class Batcher:
         """Give up what runs, and the thread."""
         self._running.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave(batch: Sequence[_Asked]) -> None:
+    """Nobody is to wait for a batch that was given up: most callers have gone already."""
+    for asked in batch:
+        asked.answer.cancel()

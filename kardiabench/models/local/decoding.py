@@ -16,7 +16,6 @@ from kardiabench.records import Completion, TokenChances, Usage, clean_text
 from kardiabench.spans import strip_thinking
 
 _THOUGHT = re.compile(r"<think(?:ing)?>(.*?)(?:</think(?:ing)?>|\Z)", re.DOTALL)
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _ENDS_THINKING = re.compile(r"</think(?:ing)?>")
 _BEGINS_THINKING = re.compile(r"<think(?:ing)?>")
 
@@ -57,19 +56,6 @@ class ReplyDecoder:
             return False
         tail = self.whole(ids[-16:])
         return any(stop in tail for stop in self.stops)
-
-    def spelling(self, token: int) -> str:
-        """What one token adds to a text: spellings joined are the text."""
-        if token in self._dropped:
-            return ""
-        piece: str = self.tokenizer.convert_ids_to_tokens(token)
-        code = _BYTE.fullmatch(piece)
-        if code:  # one byte of a character, kept for joining
-            return bytes([int(code[1], 16)]).decode("utf-8", "surrogateescape")
-        if "\u2581" in piece:  # sentencepiece's space
-            return piece.replace("\u2581", " ")
-        text: str = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return text
 
     def thought(self, ids: Sequence[int], *, opened: bool) -> int:
         """How many of `ids` are thinking, where the tag that ends it is a token; else 0."""

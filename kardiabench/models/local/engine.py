@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from kardiabench.contracts import LocalOptions
@@ -15,6 +17,7 @@ from kardiabench.models.local.devices import free_memory, kv_bytes_per_token
 from kardiabench.models.local.held import acquire, release
 from kardiabench.models.local.jobs import Job, Runner, Written
 from kardiabench.models.local.loading import Loaded
+from kardiabench.models.local.out_of_memory import is_out_of_memory, release_memory
 from kardiabench.models.local.prefix_check import can_share_prefixes, use_shared_prefixes
 from kardiabench.models.local.shared_prefix import SharedPrefixRunner
 from kardiabench.models.local.turn_by_turn import TurnByTurnRunner
@@ -57,7 +60,7 @@ class Engine:
         """The runner that shares beginnings, if it gives what the model itself gives."""
         loaded, model = self.loaded, self.loaded.model
         if self.capacity.prefix_sharing:
-            problem = can_share_prefixes(model, max((job.ids for job in jobs), key=len))
+            problem = _trouble_with_sharing(model, max((job.ids for job in jobs), key=len))
             if problem is None:
                 use_shared_prefixes(model)
                 return SharedPrefixRunner(model, self.rows, self._tokens(), self.batcher.cancelled)
@@ -89,6 +92,7 @@ class Engine:
         release(self.loaded)
 
 
+_LOCK = threading.Lock()
 _ENGINES: WeakKeyDictionary[Loaded, Engine] = WeakKeyDictionary()
 
 
@@ -99,20 +103,25 @@ async def open_engine(name: str, local: LocalOptions, capacity: Capacity) -> Eng
     """
     _be_considerate()
     loaded = await asyncio.to_thread(acquire, name, local)
-    engine = _ENGINES.get(loaded)
-    if engine is None:
-        engine = _ENGINES[loaded] = Engine(loaded, capacity)
-    else:
+    with _LOCK:
+        engine = _ENGINES.get(loaded)
+        is_new = engine is None
+        if engine is None:
+            engine = _ENGINES[loaded] = Engine(loaded, capacity)
+        engine.holders += 1
+    if not is_new:
         release(loaded)  # the engine holds it once, for everybody
-    engine.holders += 1
     return engine
 
 
 async def close_engine(engine: Engine) -> None:
     """Give an engine back; with the last holder it ends."""
-    engine.holders -= 1
-    if engine.holders == 0:
-        _ENGINES.pop(engine.loaded, None)
+    with _LOCK:
+        engine.holders -= 1
+        last = engine.holders == 0
+        if last:
+            _ENGINES.pop(engine.loaded, None)
+    if last:
         await asyncio.to_thread(engine.close)
 
 
@@ -120,3 +129,13 @@ def _be_considerate() -> None:
     """Settings that have to stand before torch starts its threads."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def _trouble_with_sharing(model: Any, ids: Sequence[int]) -> str | None:
+    try:
+        return can_share_prefixes(model, ids)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()
+    return "there was not memory enough to try it"

@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 
 from kardiabench.models.local.chat import Prompt
 from kardiabench.models.local.decoding import ReplyDecoder
-from kardiabench.records import TokenChances
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,8 @@ class Written:
 
     ids: list[int] = field(default_factory=list)
     finish_reason: Literal["stop", "length"] | None = None
-    chances: list[TokenChances] = field(default_factory=list)
+    #: Natural log probabilities by token id, of the likeliest at each place and of the chosen one.
+    chances: list[dict[int, float]] = field(default_factory=list)
     cached: int = 0
     #: There was not memory enough for this one alone: nothing was written.
     out_of_memory: bool = False

@@ -268,6 +268,7 @@ def _loaded(model: Any, tokenizer: Any) -> Loaded:
     ends = end_ids(model.generation_config, tokenizer)
     pads = (*_ids(tokenizer.pad_token_id), *_ids(model.generation_config.pad_token_id), *ends, 0)
     rows = _rows(model)
+    _forget_generation_config(model)
     return Loaded(
         model=model,
         tokenizer=tokenizer,
@@ -277,6 +278,13 @@ def _loaded(model: Any, tokenizer: Any) -> Loaded:
         device=str(model.device),
         dtype=_dtype_name(model),
     )
+
+
+def _forget_generation_config(model: Any) -> None:
+    """Only its end tokens count: `generate` would fill what we leave open from it."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
 
 
 def _ids(value: Any) -> tuple[int, ...]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import gc
 
-_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+_SIGNS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -214,9 +214,10 @@ class _Shape:
     softcap: float | None
 
     def scores(self, products: Any) -> Any:
-        """Scores from products of queries and keys."""
-        scores = products * self.scale
-        return scores if self.softcap is None else (scores / self.softcap).tanh() * self.softcap
+        """Scores from products of scaled queries and keys."""
+        if self.softcap is None:
+            return products
+        return (products / self.softcap).tanh() * self.softcap
 
 
 def _of_trunk(step: Step, shape: _Shape, query: Any, key: Any, value: Any) -> Any:
@@ -238,6 +239,7 @@ def _eager(shape: _Shape, mask: Any, query: Any, key: Any, value: Any) -> Any:
     import torch
 
     heads, groups = key.shape[1], query.shape[1] // key.shape[1]
+    query = query * shape.scale  # first: products of half-precision numbers may not fit
     parts = []
     for start in range(0, query.shape[2], 256):
         piece = query[:, :, start : start + 256]
@@ -257,6 +259,7 @@ def _of_rows(step: Step, shape: _Shape, query: Any, key: Any, value: Any) -> Any
     rows, heads, queries, size = query.shape
     trunks, kv = step.memory.trunks, key.shape[1]
     each, groups = rows // trunks, heads // kv
+    query = query * shape.scale
     own = query.reshape(rows, kv, groups * queries, size) @ key.transpose(-1, -2)
     products, slots = own.view(trunks, each, kv, groups, queries, -1), 0
     if layer.trunk is not None:

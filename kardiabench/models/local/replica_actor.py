@@ -73,6 +73,10 @@ class Replica:
         _share_processors(self._recipe.threads)
         return ""
 
+    def dialogues_at_once(self) -> int:
+        """How many whole dialogues the loaded model wants at a time."""
+        return int(getattr(self._model, "dialogues_at_once", 1))
+
     async def chat_format(self) -> Any:
         """How the loaded model's prompts are made, to be looked at where the run is."""
         model: Any = self._model

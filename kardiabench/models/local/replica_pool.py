@@ -127,12 +127,18 @@ class Pool:
 
     async def chat_format(self) -> Any:
         """The chat format of a loaded model; raise `PreflightError` where it cannot be had."""
+        return await self._told("chat_format", "show its prompts")
+
+    async def dialogues_at_once(self) -> int:
+        """How many dialogues a replica wants at a time, now that it knows its device."""
+        return int(await self._told("dialogues_at_once", "say how much it takes"))
+
+    async def _told(self, method: str, what: str) -> Any:
         async with self._seat(0) as seat:
             try:
-                return await seat.actor.chat_format.remote()
+                return await getattr(seat.actor, method).remote()
             except self.ray.exceptions.RayError as error:
-                why = reason_lost(error)
-                raise PreflightError(f"{seat} cannot show its prompts: {why}") from error
+                raise PreflightError(f"{seat} cannot {what}: {reason_lost(error)}") from error
 
     @asynccontextmanager
     async def _seat(self, requests: int, dialogue: str = "") -> AsyncIterator[Seat]:
@@ -177,7 +183,8 @@ class Pool:
         seat.actor, seat.place = self.spawn(), None
         try:
             seat.place = await self._placed(seat)
-            problem = await self._telling(seat.actor.load.remote(), f"{seat} loads the model")
+            loading = f"{seat} loads the model"
+            problem = await self._telling(seat.actor.load.remote(), loading, placed=True)
         except PreflightError as error:
             problem = str(error)
         except self.ray.exceptions.RayError as error:
@@ -193,13 +200,14 @@ class Pool:
         waiting = self._telling(seat.actor.where.remote(), f"{seat} waits for its place")
         return await asyncio.wait_for(waiting, self.patience)
 
-    async def _telling(self, ref: Awaitable[Any], what: str) -> Any:
+    async def _telling(self, ref: Awaitable[Any], what: str, *, placed: bool = False) -> Any:
         """The answer; on standard error, where it takes long, what is waited for."""
         answer, started = asyncio.ensure_future(_waited(ref)), time.monotonic()
         try:
             while not (await asyncio.wait([answer], timeout=self.tell))[0]:
                 _say(f"{what} ({time.monotonic() - started:.0f} s)")
-                self.check_room()
+                if not placed:  # who has a place keeps it, whatever else has gone
+                    self.check_room()
             return answer.result()
         finally:
             answer.cancel()
@@ -222,8 +230,8 @@ class Pool:
             await asyncio.sleep(_PAUSE * seat.losses)
             try:
                 await self._start(seat)
-            except LostError as error:
-                seat.why = str(error)
+            except Exception as error:  # unforeseen ones too: else it would be waited for for ever
+                seat.why = str(error) or type(error).__name__
                 seat.losses += 1
                 _say(seat.why)
             else:

@@ -50,16 +50,22 @@ class SharedPrefixRunner:
         with torch.inference_mode():
             while todo:
                 batch = todo.pop(0)
-                try:
-                    written |= _Batch(self, batch).write()
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    written |= self._give_way(batch)
+                done = self._write(batch)
+                written |= self._give_way(batch) if done is None else done
+                if done is None:
                     left = [g for b in [batch, *todo] for g in b if g.rows[0].place not in written]
                     todo = list(batches(left, self.max_rows, self.max_tokens))
                 self.counts.batches += 1
         return [written[place] for place in range(len(jobs))]
+
+    def _write(self, batch: Sequence[Group]) -> dict[int, Written] | None:
+        """What the batch comes to; None when memory was not enough for it."""
+        try:
+            return _Batch(self, batch).write()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None  # here the traceback, and the batch with it, is gone
 
     def _give_way(self, batch: Sequence[Group]) -> dict[int, Written]:
         """Plan smaller batches from now on; what cannot be smaller has failed."""

@@ -7,7 +7,6 @@ from typing import Any
 from zlib import crc32
 
 from kardiabench.models.local.jobs import Job, Sampling, Written
-from kardiabench.records import TokenChances
 
 
 class Chooser:
@@ -81,9 +80,9 @@ def _generator(job: Job) -> Any:
     return generator.manual_seed(crc32(prompt, job.sampling.seed & 0xFFFFFFFF))
 
 
-def chances(job: Job, logits: Any, token: int) -> TokenChances:
-    """The token and the `job.top` likeliest at its place, with natural log probabilities."""
-    best = logits.float().log_softmax(-1).topk(job.top)
+def chances(job: Job, logits: Any, token: int) -> dict[int, float]:
+    """Natural log probabilities of the `job.top` likeliest tokens, and of `token`, by id."""
+    values = logits.float().log_softmax(-1)
+    best = values.topk(job.top)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    spell = job.decoder.spelling
-    return TokenChances(spell(token), tuple((spell(other), value) for other, value in pairs))
+    return {token: float(values[token])} | dict(pairs)

@@ -73,7 +73,6 @@ CAPACITY = (
     "enforce_eager",
     "gpu_memory_utilization",
     "kv_cache_memory_bytes",
-    "load_format",
     "max_cpu_loras",
     "max_logprobs",
     "max_loras",

@@ -88,6 +88,7 @@ class SharedEngine:
     _loop: asyncio.AbstractEventLoop | None = None
     _lock: asyncio.Lock | None = None
     _deaths: int = 0
+    _failed: EngineFailedError | None = None
     _numbers: Any = field(default_factory=count)
 
     async def generate(self, ids: Sequence[int], parameters: Any, *, adapted: bool) -> Any:
@@ -109,6 +110,8 @@ class SharedEngine:
     async def started(self) -> Any:
         """The running `AsyncLLM`; raise `PreflightError` or `ConfigError` if it cannot start."""
         async with self._lock_of_this_loop():
+            if self._failed is not None:  # nobody starts it again
+                raise self._failed
             if self._engine is None:
                 self._engine = await self._start()
             return self._engine
@@ -137,19 +140,23 @@ class SharedEngine:
     async def _replace(self, dead: Any) -> None:
         """Start a new engine for the `dead` one, if nobody has yet and it was the first."""
         async with self._lock_of_this_loop():
+            if self._failed is not None:
+                raise self._failed
             if self._engine is not dead:
                 return
             self._deaths += 1
             if self._deaths > 1:
-                raise EngineFailedError(
+                self._failed = EngineFailedError(
                     f"vLLM's engine of {self.name} died a second time; what it said of that stands "
                     "above, if anything"
                 )
+                raise self._failed
             self.stop()
             try:
                 self._engine = await self._start()
             except KardiaBenchError as error:
-                raise EngineFailedError(f"vLLM's engine died, and a new one: {error}") from error
+                self._failed = EngineFailedError(f"vLLM's engine died, and a new one: {error}")
+                raise self._failed from error
 
     def _lock_of_this_loop(self) -> asyncio.Lock:
         """What guards the engine; an engine of another loop, which must be over, is ended."""

@@ -77,6 +77,13 @@ def weights_identity(name: str, local: LocalOptions) -> dict[str, object]:
     return identity
 
 
+def shown_name(name: str) -> str:
+    """`name` for a model's identity: of a path the last part, since it may lie anywhere."""
+    path = Path(name).expanduser()
+    is_path = path.exists() or name.startswith(("/", ".", "~"))
+    return path.resolve().name if is_path else name
+
+
 def locate(name: str, local: LocalOptions) -> Place:
     """Find the model `name`: a folder, a `.gguf` file, else a model of the Hub.
 

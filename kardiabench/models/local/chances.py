@@ -1,9 +1,8 @@
-"""The alternatives that vLLM gives to each token, as texts that join to the reply."""
+"""The alternatives to each token of a reply, as texts that join to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from kardiabench.models.local.decoding import ReplyDecoder
 from kardiabench.records import TokenChances
@@ -16,23 +15,24 @@ _UNFINISHED = "\ufffd"
 def chances_of(
     decoder: ReplyDecoder,
     ids: Sequence[int],
-    logprobs: Sequence[Mapping[int, Any]] | None,
+    logprobs: Sequence[Mapping[int, float]],
     text: str,
     prefill: str = "",
 ) -> tuple[TokenChances, ...]:
     """The chances of the tokens that `text` is made of; empty where they do not join to it.
 
-    `logprobs` has vLLM's `Logprob` of the chosen and of the likeliest tokens at each place, by id.
-    `prefill` was in the prompt: it stands first and was certain.
+    `logprobs` has the natural log probabilities of the chosen and of the likeliest tokens at each
+    place, by id; where a reply ends with an end token that place may be missing. `prefill` was in
+    the prompt: it stands first and was certain.
     """
     if not logprobs:
         return ()
     pieces = [TokenChances(prefill, ((prefill, 0.0),))] if prefill else []
-    for place in range(len(ids)):
+    for place in range(len(logprobs)):
         begun = ids[max(0, place - _BEFORE) : place]
         token = _piece(decoder, begun, ids[place])
-        likeliest = sorted(logprobs[place].items(), key=lambda one: -one[1].logprob)
-        top = ((_piece(decoder, begun, number), one.logprob) for number, one in likeliest)
+        likeliest = sorted(logprobs[place].items(), key=lambda one: -one[1])
+        top = ((_piece(decoder, begun, number), value) for number, value in likeliest)
         pieces.append(TokenChances(token, tuple(top)))
     return _cut(pieces, text)
 
