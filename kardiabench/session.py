@@ -68,9 +68,16 @@ class Models:
             local=_judge_local(self.settings, options, tested=tested),
         )
         key = f"{name} {sorted(options.items())} {manners.local}"
+        asked = options.keys() & _LOCAL
         options = {name: value for name, value in options.items() if name not in _LOCAL}
         if key not in self.opened:
-            self.opened[key] = self.registry.open_model(name, manners, **options)
+            model = self.registry.open_model(name, manners, **options)
+            if asked and not getattr(model, "is_local", False):
+                raise ConfigError(
+                    f"a judge's option {min(asked)} is for models that run in this process (hf/…, "
+                    f"vllm/…), and {name} does not; leave it out"
+                )
+            self.opened[key] = model
         return self.opened[key]
 
     def noting(self, asked: list[ChatModel]) -> OpenModel:

@@ -403,3 +403,10 @@ def test_a_missing_extra_is_said_with_the_line_that_installs_it(
     missing = " and ".join(hidden)
     refused = cli(*command, PYTHONPATH=str(cli.folder))
     _assert_refused(refused, f"need {missing}: pip install 'kardiabench[hf]'")
+
+
+def test_a_judge_that_is_no_local_model_has_no_local_options(user: Cli, tmp_path: Path) -> None:
+    judge = "rubric:model=openai/gpt-4o,dtype=bfloat16"
+    command = ("run", "--model", "baseline/majority", "--dataset", "sample", "--judge", judge)
+    refused = user.fast(*command, "--out", tmp_path / "out")
+    _assert_refused(refused, "option dtype", "openai/gpt-4o")
