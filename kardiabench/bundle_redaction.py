@@ -41,12 +41,12 @@ _FILES = ("replay/", "scripted/")
 _FOLDERS = ("hf/", "vllm/")
 
 _ADDRESS = re.compile(r"@?[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>+,;|]*", re.IGNORECASE)
-_ROOT = r"(?:/|~[\w.-]*[\\/]|\.{1,2}[\\/]|[A-Za-z]:[\\/]|\\\\)"
+_ROOT = r"(?:/|~[\w.-]*[\\/]+|\.{1,2}[\\/]+|[A-Za-z]:[\\/]+|\\\\)"
 #: A text that is a path as a whole, maybe behind a backend: `hf//home/me/model`.
 _WHOLE_PATH = re.compile(rf"([\w-]+/)?({_ROOT}[^\n]+)")
 #: A path from the root, a home, here or a drive within a text. Not the slash of `and/or`, nor that
 #: of `</response>`.
-_PATH = re.compile(rf"(?:(?<![\w.~:<\\/-])|(?<=[\w-]/)){_ROOT}(?![\s/])[^\s\"'<>|,;]+")
+_PATH = re.compile(rf"(?:(?<![\w.~:<\\/-])|(?<=[\w-]/)){_ROOT}(?![\s/]|\[left out\])[^\s\"'<>|,;]+")
 _LONGEST = 300
 
 

@@ -36,7 +36,13 @@ def commands(group: click.Group, path: str = "kardiabench") -> Iterator[tuple[st
 def cli_page() -> str:
     parts = ["# The command line\n\nWhat `--help` prints, for every command.\n"]
     for path, command in commands(cli):
-        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        context = click.Context(
+            command,
+            info_name=path,
+            max_content_width=100,
+            terminal_width=100,
+            help_option_names=["-h", "--help"],  # as the group hands them down
+        )
         parts.append(f"## {path}\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
