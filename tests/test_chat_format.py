@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 from in_process import Here
-
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-import tiny_models
 
 from kardiabench.contracts import LocalOptions
 from kardiabench.dialogues import load

@@ -11,21 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lively_models
 import pytest
+import tiny_models
+from cli_process import Cli, Result, until
+from warm_cli import WarmCli
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("peft")
-
-import lively_models  # noqa: E402 - after the skips above
-import tiny_models  # noqa: E402
-from cli_process import Cli, Result, until  # noqa: E402
-from warm_cli import WarmCli  # noqa: E402
-
-from kardiabench.models.hf import HfModel  # noqa: E402
-from kardiabench.models.local import held, loading  # noqa: E402
-from kardiabench.session import Session, open_session  # noqa: E402
-from kardiabench.settings import RunSettings  # noqa: E402
+from kardiabench.models.hf import HfModel
+from kardiabench.models.local import held, loading
+from kardiabench.session import Session, open_session
+from kardiabench.settings import RunSettings
 
 TOKENS = 16
 SMALL = ("--dataset", "sample", "--no-rubric", "--limit", "2", "--max-tokens", str(TOKENS))
@@ -373,9 +368,9 @@ def _assert_refused(refused: Result, *words: str) -> None:
         assert word in refused.sentence
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_one_sentence(user: Cli, models: Path) -> None:
-    refused = _run(user, models / "special", "refused", "--device", "cuda")
+    command = ("run", "--model", f"hf/{models / 'special'}", *SMALL, "--device", "cuda")
+    refused = user.fast(*command, "--out", "refused", CUDA_VISIBLE_DEVICES="")
     _assert_refused(refused, "--device cuda", "GPU", "--device cpu or auto")
 
 

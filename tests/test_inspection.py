@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import tiny_models
 from cli_process import Cli
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-import tiny_models
 
 from kardiabench.dialogues import load
 from kardiabench.inspection import Inspection, broken, inspect_turn

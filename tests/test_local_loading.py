@@ -17,18 +17,15 @@ import hub_server
 import pytest
 
 #: Of peft's use of transformers.
+import tiny_models
+import torch
+
+from kardiabench.contracts import LocalOptions
+from kardiabench.errors import ConfigError, PreflightError
+from kardiabench.models.local import devices, held, loading
+from kardiabench.models.local.loading import Loaded, context_of, load
+
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("peft")
-
-import tiny_models  # noqa: E402 - after the skips above
-
-from kardiabench.contracts import LocalOptions  # noqa: E402
-from kardiabench.errors import ConfigError, PreflightError  # noqa: E402
-from kardiabench.models.local import devices, held, loading  # noqa: E402
-from kardiabench.models.local.loading import Loaded, context_of, load  # noqa: E402
 
 ANY = LocalOptions()
 IDS = torch.arange(20, 60)[None]
@@ -155,7 +152,8 @@ def test_nothing_is_printed(models: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_gguf_file(tmp_path: Path, models: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     pieces = load(str(models / "llama"), ANY)
     file = write_gguf(gguf, tmp_path / "llama.gguf", pieces)
     capfd.readouterr()
@@ -371,9 +369,11 @@ def test_span_tags_need_embeddings_and_late_padding_does_not(tmp_path: Path) -> 
     assert "has '<|emotion_begin|>'" in sentence(folder)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:3", "balanced", "auto-map"])
-def test_a_gpu_asked_for_and_absent(models: Path, device: str) -> None:
+def test_a_gpu_asked_for_and_absent(
+    models: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # wherever the tests run
     assert f"--device {device} asks for a GPU" in sentence(models / "qwen2", device=device)
 
 

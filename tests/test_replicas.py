@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from cli_process import Cli, Result, until
 
 from kardiabench.contracts import ModelOptions
@@ -22,8 +23,6 @@ from kardiabench.models.local import ray_cluster
 from kardiabench.models.replicas import Replicas, replicated
 from kardiabench.plugins import load_registry
 from kardiabench.records import ChatRequest, Completion, Message
-
-ray = pytest.importorskip("ray")
 
 PLUGIN = str(Path(__file__).with_name("replica_plugin.py"))
 RUN = ("run", "--model", "echo/one", "--dataset", "sample", "--no-rubric", "--no-cache")
@@ -363,7 +362,6 @@ def test_a_ray_of_its_own_is_gone_afterwards(cli: Cli, alone: Cli) -> None:
 def test_transformers_on_replicas_writes_what_it_writes_in_this_process(
     cli: Cli, cluster: Any, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torch")
     from tiny_models import build
 
     folder = build(tmp_path / "tiny", context=8192)

@@ -11,42 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-import tiny_models  # noqa: E402 - after the skips above
-
-from kardiabench.dialogues import load  # noqa: E402
-from kardiabench.models.local import loading  # noqa: E402
-from kardiabench.models.local.batching import Batcher  # noqa: E402
-from kardiabench.models.local.chances import chances_of  # noqa: E402
-from kardiabench.models.local.chat import ChatFormat, Prompt  # noqa: E402
-from kardiabench.models.local.decoding import ReplyDecoder  # noqa: E402
-from kardiabench.models.local.engine import Capacity, Engine  # noqa: E402
-from kardiabench.models.local.jobs import (  # noqa: E402
+from kardiabench.dialogues import load
+from kardiabench.models.local import loading
+from kardiabench.models.local.batching import Batcher
+from kardiabench.models.local.chances import chances_of
+from kardiabench.models.local.chat import ChatFormat, Prompt
+from kardiabench.models.local.decoding import ReplyDecoder
+from kardiabench.models.local.engine import Capacity, Engine
+from kardiabench.models.local.jobs import (
     CancelledRunError,
     Job,
     Sampling,
     Written,
 )
-from kardiabench.models.local.planning import (  # noqa: E402
+from kardiabench.models.local.planning import (
     Group,
     batches,
     distinct_tokens,
     plan,
 )
-from kardiabench.models.local.prefix_check import (  # noqa: E402
+from kardiabench.models.local.prefix_check import (
     can_share_prefixes,
     use_shared_prefixes,
 )
-from kardiabench.models.local.shared_prefix import SharedPrefixRunner  # noqa: E402
-from kardiabench.models.local.turn_by_turn import TurnByTurnRunner  # noqa: E402
-from kardiabench.prompts import PromptPlan  # noqa: E402
-from kardiabench.records import ChatRequest, Completion, Message, Turn  # noqa: E402
-from kardiabench.sources import open_sample  # noqa: E402
+from kardiabench.models.local.shared_prefix import SharedPrefixRunner
+from kardiabench.models.local.turn_by_turn import TurnByTurnRunner
+from kardiabench.prompts import PromptPlan
+from kardiabench.records import ChatRequest, Completion, Message, Turn
+from kardiabench.sources import open_sample
 
 TOKENS = 10
 ROOM = 200_000

@@ -262,8 +262,6 @@ LOCAL = ("--dataset", "sample", "--no-rubric", "--limit", "2", "--max-tokens", s
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`large` can read the first turn of each dialogue whole, `small` not even that of each."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
     import lively_models
 
     folder = tmp_path_factory.mktemp("models")

@@ -18,7 +18,7 @@ from kardiabench.models.local.engine import Capacity, Engine, close_engine, open
 from kardiabench.models.local.jobs import Job, Sampling, Written
 from kardiabench.models.local.loading import check_installed
 from kardiabench.models.local.rooms import room_for
-from kardiabench.models.local.weights import shown_name, weights_identity
+from kardiabench.models.local.weights import model_identity
 from kardiabench.records import ChatRequest, Completion
 
 #: Model arguments: how tokens are chosen, and how much is run together.
@@ -62,19 +62,8 @@ class HfModel:
     @cached_property
     def identity(self) -> Identity:
         """Backend, name, what is in its files, and how tokens are chosen; no device, no path."""
-        options, local = self.options, self.options.local
-        return {
-            "backend": "hf",
-            "model": shown_name(self._place),
-            **weights_identity(self._place, local),
-            "dtype": local.dtype,
-            "quantize": local.quantize,
-            "thinking": local.thinking,
-            "temperature": options.temperature,
-            "max_tokens": options.max_tokens,
-            "seed": options.seed,
-            "extra": {name: options.extra[name] for name in _SAMPLING if name in options.extra},
-        }
+        extra = {name: self.options.extra[name] for name in _SAMPLING if name in self.options.extra}
+        return model_identity("hf", self._place, self.options, extra)
 
     async def complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """Answer every request, in order: those that share a beginning read it once."""

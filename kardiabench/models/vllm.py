@@ -44,7 +44,7 @@ from kardiabench.models.local.vllm_engine import (
 )
 from kardiabench.models.local.vllm_guided import spans_grammar
 from kardiabench.models.local.vllm_stats import EngineStats
-from kardiabench.models.local.weights import locate, locate_adapter, shown_name, weights_identity
+from kardiabench.models.local.weights import locate, locate_adapter, model_identity
 from kardiabench.records import ChatRequest, Completion, Message
 
 #: Turns of a dialogue, about, and so many more dialogues than would fill the engine exactly.
@@ -98,19 +98,8 @@ class VllmModel:
     @cached_property
     def identity(self) -> Identity:
         """Backend, name, what is in its files, and how tokens are chosen; no device, no memory."""
-        options, local = self.options, self.options.local
-        return {
-            "backend": "vllm",
-            "model": shown_name(self._place),
-            **weights_identity(self._place, local),
-            "dtype": local.dtype,
-            "quantize": local.quantize,
-            "thinking": local.thinking,
-            "temperature": options.temperature,
-            "max_tokens": options.max_tokens,
-            "seed": options.seed,
-            "extra": {**deciding(self._given), **self._sampling},
-        }
+        extra = {**deciding(self._given), **self._sampling}
+        return model_identity("vllm", self._place, self.options, extra)
 
     @property
     def dialogues_at_once(self) -> int:

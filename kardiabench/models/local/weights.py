@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from kardiabench.contracts import LocalOptions
+from kardiabench.contracts import LocalOptions, ModelOptions
 from kardiabench.errors import ConfigError, PreflightError
 from kardiabench.models.local import hub
 from kardiabench.models.local.fingerprint import (
@@ -75,6 +75,29 @@ def weights_identity(name: str, local: LocalOptions) -> dict[str, object]:
         else:
             identity["adapter"] = _fingerprint(adapter, adapter=True)
     return identity
+
+
+def model_identity(
+    backend: str, name: str, options: ModelOptions, extra: Mapping[str, object]
+) -> dict[str, object]:
+    """What decides the replies of a local model: its files, and how tokens are chosen.
+
+    `name` is without the backend's prefix; `extra` are the model arguments that decide replies. No
+    device, no folder, nothing that only decides how fast it is.
+    """
+    local = options.local
+    return {
+        "backend": backend,
+        "model": shown_name(name),
+        **weights_identity(name, local),
+        "dtype": local.dtype,
+        "quantize": local.quantize,
+        "thinking": local.thinking,
+        "temperature": options.temperature,
+        "max_tokens": options.max_tokens,
+        "seed": options.seed,
+        "extra": dict(extra),
+    }
 
 
 def shown_name(name: str) -> str:
