@@ -130,7 +130,10 @@ class Cache:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+    # Judges may be asked in a thread of their own (the trainer's); SQLite itself is thread-safe.
+    database = sqlite3.connect(
+        path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+    )
     try:
         _set_up(database)
     except sqlite3.Error:

@@ -1,0 +1,111 @@
+"""A judge with a time limit, bounded retries and a circuit breaker, so that a step always ends.
+
+What is left after that is a failed verdict, which the Scorer's policy for missing judgements
+handles. The judge's identity is untouched: how often it is asked decides no score.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from kardiabench.contracts import Judge
+from kardiabench.guards import FAULTS, NamedJudge, reason
+from kardiabench.records import Item, Verdict, clean_text, missing_scores
+from kardiabench.redaction import redact
+
+#: Asked for again; a refusal would only be repeated.
+_WORTH_ASKING = frozenset({"error", "unparsed"})
+_FAILED = _WORTH_ASKING | {"refused"}
+
+
+class PatientJudge(NamedJudge):
+    """`judge` with limits. `warn` is told in one sentence when the breaker opens and closes.
+
+    `timeout` is in seconds an attempt of a whole batch, of which there are `retries` + 1. After
+    `failures` batches in a row without a judgement the next `rest` batches are not asked: their
+    verdicts are `skipped`.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        timeout: float,
+        retries: int,
+        failures: int,
+        rest: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        super().__init__(judge, judge.name)
+        #: The Scorer's own limit, behind ours.
+        self.time_limit = (timeout + 1.0) * (retries + 1)
+        self._timeout = timeout
+        self._retries = retries
+        self._failures = failures
+        self._rest = rest
+        self._warn = warn
+        self._failed_in_a_row = 0
+        self._resting = 0
+
+    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        """One verdict an item, in order; it never raises."""
+        if self._resting:
+            self._resting -= 1
+            why = f"left alone after {self._failures} batches without a judgement"
+            return [self._none(item, "skipped", why) for item in items]
+        verdicts = await self._attempt(items)
+        for _ in range(self._retries):
+            again = [i for i, verdict in enumerate(verdicts) if verdict.status in _WORTH_ASKING]
+            if not again:
+                break
+            fresh = await self._attempt([items[i] for i in again])
+            for i, verdict in zip(again, fresh, strict=True):
+                verdicts[i] = verdict
+        self._note(verdicts)
+        return verdicts
+
+    async def _attempt(self, items: Sequence[Item]) -> list[Verdict]:
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return list(await self._judge.judge(items))
+        except (*FAULTS, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            if limit.expired():
+                why = f"no verdict in {self._timeout:g} s"
+                return [self._none(item, "error", why) for item in items]
+            if len(items) > 1:  # one item must not take the others with it
+                alone = await asyncio.gather(*(self._attempt([item]) for item in items))
+                return [verdict for (verdict,) in alone]
+            return [self._none(items[0], "error", reason(error))]
+
+    def _note(self, verdicts: Sequence[Verdict]) -> None:
+        """Count batches without a judgement, and open the breaker when they are too many."""
+        if not verdicts:
+            return
+        if any(verdict.status not in _FAILED for verdict in verdicts):
+            if self._failed_in_a_row >= self._failures:
+                self._warn(f"judge {self.name} judges again")
+            self._failed_in_a_row = 0
+            return
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= self._failures:
+            self._resting = self._rest
+            last = " ".join(verdicts[-1].evidence.values()) or verdicts[-1].status
+            self._warn(
+                f"judge {self.name} failed on {self._failed_in_a_row} batches in a row "
+                f"({last}); it is left alone for {self._rest} batches, then asked again"
+            )
+
+    def _none(self, item: Item, status: str, why: str) -> Verdict:
+        return Verdict(
+            turn_id=item.turn.id,
+            judge=self.name,
+            fingerprint="",  # the Scorer writes it
+            scores=missing_scores(self.dimensions),
+            status="skipped" if status == "skipped" else "error",
+            evidence={"judge": clean_text(redact(why))},
+        )
