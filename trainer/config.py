@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -86,7 +86,8 @@ class Judging(Part):
 class HeldOut(Part):
     """How progress is measured: dialogues of personas never trained on, judges never rewarded."""
 
-    #: So many personas of the training data, the last by their id, are kept out of training.
+    #: So many personas of the training data are kept out of training, in the order of a digest of
+    #: their id, before the subset is taken.
     personas: Annotated[int, Field(ge=0)] = 8
     #: At most so many of their dialogues.
     dialogues: Positive = 64
@@ -170,11 +171,21 @@ class Training(Stage):
     #: Optimizer steps between two lines of the log, two evaluations, two checkpoints.
     log_every: Positive = 1
     eval_every: Positive | None = None
-    save_every: Positive = 50
+    #: None: at every evaluation, else every 50 steps.
+    save_every: Positive | None = None
     keep_checkpoints: Positive = 3
     #: `tensorboard`, `wandb`, `trackio`: where they are installed.
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []
     trl: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _a_checkpoint_at_every_evaluation(self) -> Self:
+        if self.eval_every and self.save_every and self.eval_every % self.save_every:
+            raise ValueError(
+                f"eval_every {self.eval_every} is no multiple of save_every {self.save_every}: the "
+                "best checkpoint is chosen among the evaluated ones, so each of them is needed"
+            )
+        return self
 
 
 class Sft(Training):
@@ -221,7 +232,7 @@ class Grpo(Training):
     final: Final | None = None
 
     @model_validator(mode="after")
-    def _whole_groups(self) -> Grpo:
+    def _whole_groups(self) -> Self:
         if self.batch_size % self.candidates:
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of candidates {self.candidates}: "

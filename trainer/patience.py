@@ -22,9 +22,10 @@ _FAILED = _WORTH_ASKING | {"refused"}
 class PatientJudge(NamedJudge):
     """`judge` with limits. `warn` is told in one sentence when the breaker opens and closes.
 
-    `timeout` is in seconds an attempt of a whole batch, of which there are `retries` + 1. After
-    `failures` batches in a row without a judgement the next `rest` batches are not asked: their
-    verdicts are `skipped`.
+    `timeout` is in seconds an attempt, of which there are `retries` + 1: of a whole batch, or of
+    each item where the judge asks about one at a time (its `batch_size` is 1, as an API's is).
+    After `failures` batches in a row without a judgement the next `rest` batches are not asked:
+    their verdicts are `skipped`.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class PatientJudge(NamedJudge):
         return verdicts
 
     async def _attempt(self, items: Sequence[Item]) -> list[Verdict]:
+        if len(items) > 1 and getattr(self._judge, "batch_size", None) == 1:
+            return await self._each(items)  # one slow call must not cost the others their verdict
         limit = asyncio.timeout(self._timeout)
         try:
             async with limit:
@@ -78,9 +81,12 @@ class PatientJudge(NamedJudge):
                 why = f"no verdict in {self._timeout:g} s"
                 return [self._none(item, "error", why) for item in items]
             if len(items) > 1:  # one item must not take the others with it
-                alone = await asyncio.gather(*(self._attempt([item]) for item in items))
-                return [verdict for (verdict,) in alone]
+                return await self._each(items)
             return [self._none(items[0], "error", reason(error))]
+
+    async def _each(self, items: Sequence[Item]) -> list[Verdict]:
+        alone = await asyncio.gather(*(self._attempt([item]) for item in items))
+        return [verdict for (verdict,) in alone]
 
     def _note(self, verdicts: Sequence[Verdict]) -> None:
         """Count batches without a judgement, and open the breaker when they are too many."""

@@ -82,7 +82,7 @@ class Reward:
             step = getattr(trainer_state, "global_step", 0)
             self.begin(turn_id, completion_ids, phase="train", step=step, per_group=1)
         cards = await asyncio.to_thread(self.cards)
-        self._log(cards, log_metric, log_extra)
+        self.log(log_metric, log_extra)
         rewards = [_finite(card) for card in cards]
         if alone:
             self.settle(None)
@@ -151,13 +151,13 @@ class Reward:
             )
         return turn
 
-    def _log(
+    def log(
         self,
-        cards: Sequence[Scorecard],
         log_metric: Callable[[str, float], None] | None,
         log_extra: Callable[[str, list[Any]], None] | None,
     ) -> None:
-        scorer = self._scoring.scorers["train"]
+        """Tell TRL the means of the batch's components, and the components of each candidate."""
+        cards, scorer = self.cards(), self._scoring.scorers["train"]
         parts = [component_scores(card, scorer) for card in cards]
         for name in sorted(scorer.dimensions):
             found = [part[name] for part in parts]
@@ -177,15 +177,27 @@ class Component:
     None for a candidate without a composite, so that no component counts as 0 in its stead.
     """
 
-    def __init__(self, reward: Reward, scorer: Scorer, judge: str) -> None:
+    def __init__(self, reward: Reward, scorer: Scorer, judge: str, *, logs: bool = False) -> None:
         self.__name__ = judge
         self._reward = reward
         self._scorer = scorer
         self._judge = judge
+        self._logs = logs
 
-    async def __call__(self, **_: Any) -> list[float | None]:
-        """The judge's mean scaled score of every candidate, in [0, 1]."""
+    async def __call__(
+        self,
+        *,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **_: Any,
+    ) -> list[float | None]:
+        """The judge's mean scaled score of every candidate, in [0, 1].
+
+        One of a trainer's components `logs` for them all.
+        """
         cards = await asyncio.to_thread(self._reward.cards)
+        if self._logs:
+            self._reward.log(log_metric, log_extra)
         return [
             None if card.composite is None else component_scores(card, self._scorer)[self._judge]
             for card in cards

@@ -135,6 +135,7 @@ def open_scorers(
     names = {judge.name for judge in rewarded.judges}
     extra = tuple(judge.name for judge in watched.judges if judge.name not in names)
     _check_held_out(rewarded, watched, extra)
+    settings = replace(settings, weights=rewarded.weights)
     return Scorers(
         rewarded, watched, extra, settings, registry, models.opened, cache, judging, warn
     )

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 
 from kardiabench.records import Item, Scorecard, Verdict, missing_scores
 from kardiabench.scoring import Scorer
 
 #: Seconds beyond the judges' own limits before a thread counts as stuck.
 GRACE = 30.0
+#: Seconds that what was cancelled gets to end.
+_WIND_UP = 1.0
+#: What ends a loop when a judge raises it. In a thread none of them is the user's.
+_ENDS = (SystemExit, KeyboardInterrupt)
 
 
 class ScoringThread:
@@ -53,7 +59,7 @@ class ScoringThread:
             return future.result(self._limit)
         except FutureTimeoutError:
             why = f"no verdict in {self._limit:g} s: a judge holds up all others"
-        except (asyncio.CancelledError, SystemExit, GeneratorExit) as error:
+        except (CancelledError, *_ENDS, GeneratorExit) as error:
             why = f"the judges' thread ended ({type(error).__name__})"
         self._give_up(why)
         return [_unjudged(self.scorers[phase], item, why) for item in items]
@@ -99,7 +105,18 @@ def _unjudged(scorer: Scorer, item: Item, why: str) -> Scorecard:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    try:
+    with suppress(*_ENDS):
         loop.run_forever()
-    except SystemExit:  # a judge's; its future has it too
-        return
+    _wind_up(loop)
+
+
+def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left, so that nobody waits for it, and close the loop."""
+    deadline = time.monotonic() + _WIND_UP
+    while (left := asyncio.all_tasks(loop)) and time.monotonic() < deadline:
+        for task in left:
+            task.cancel()
+        with suppress(*_ENDS):  # what ended the loop reaches those who wait for it
+            loop.run_until_complete(asyncio.wait(left, timeout=_WIND_UP / 10))
+    if not left:
+        loop.close()

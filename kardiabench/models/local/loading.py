@@ -65,6 +65,22 @@ def load(name: str, local: LocalOptions) -> Loaded:
     return _loaded(model.eval().requires_grad_(False), tokenizer)
 
 
+def load_trainable(name: str, local: LocalOptions) -> tuple[Any, Any]:
+    """The model `name` with its gradients, and its tokenizer. Raises as `load`.
+
+    It is where a launcher (accelerate, FSDP, DeepSpeed) wants it, else on the processor, with the
+    type `local.dtype`; its generation config is its own.
+    """
+    check_installed(name, local)
+    place = locate(name, local)
+    check_architecture(place, trust_remote_code=local.trust_remote_code)
+    with quiet(all_of_it=place.kind == "gguf"), explained(place, "cpu"):
+        tokenizer = _tokenizer(place, local)
+        model = _model(place, local, local.dtype, None)
+    _check_vocabulary(name, model, tokenizer)
+    return model.train(), tokenizer
+
+
 def read_files(name: str, local: LocalOptions) -> tuple[Any, Any, Any]:
     """The tokenizer, the config and the generation config of `name`; no weights. Raises as `load`.
 
@@ -181,13 +197,13 @@ def _tokenizer(place: Place, local: LocalOptions) -> Any:
     )
 
 
-def _model(place: Place, local: LocalOptions, dtype: str, device: str) -> Any:
+def _model(place: Place, local: LocalOptions, dtype: str, device: str | None) -> Any:
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(
         place.source,
         dtype=dtype,
-        device_map=PLACEMENTS.get(device, {"": device}),
+        device_map=None if device is None else PLACEMENTS.get(device, {"": device}),
         trust_remote_code=local.trust_remote_code,
         quantization_config=_quantization(place, local, dtype),
         output_loading_info=True,

@@ -1,0 +1,89 @@
+"""A fine-tuning that is killed and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+import tiny_policy
+from sft_runs import KilledError, data_of, killed_after, recipe, same, silent
+
+from kardiabench.errors import KardiaBenchError
+from trainer.config import Lora
+from trainer.log import read_log
+from trainer.sft import run_sft
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    return tiny_policy.build_policy(folder, special_tags=True, seed=0)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=4, dropout=0.2)])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, lora: Lora | None) -> None:
+    dropout = {"attention_dropout": 0.2, "tie_word_embeddings": True}
+    model = tiny_models.build(tmp_path / "base", special_tags=False, scale=0.05, config=dropout)
+    data, changes = data_of(), {"tags": "special", "lora": lora, "eval_every": 4}
+    unbroken = run_sft(recipe(model, tmp_path / "unbroken", **changes), data, silent)
+    stage = recipe(model, tmp_path / "broken", **changes)
+    for step in (1, 5, 6, 8):  # before any checkpoint, within epochs, and at the end of one
+        with pytest.raises(KilledError):
+            run_sft(stage, data, silent, [killed_after(step)])
+    assert same(run_sft(stage, data, silent), unbroken)
+    for log in (tmp_path / "unbroken", tmp_path / "broken"):
+        entries = read_log(log / "log.jsonl")
+        assert [e["step"] for e in entries if "loss" in e] == list(range(1, 10))
+    first, second = (
+        [
+            (e["step"], e.get("loss"), e.get("eval_loss"))
+            for e in read_log(tmp_path / run / "log.jsonl")
+        ]
+        for run in ("unbroken", "broken")
+    )
+    assert first == second
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_gone_on_from(
+    policy: Path, tmp_path: Path
+) -> None:
+    data = data_of()
+    unbroken = run_sft(recipe(policy, tmp_path / "unbroken"), data, silent)
+    stage = recipe(policy, tmp_path / "broken")
+    with pytest.raises(KilledError):
+        run_sft(stage, data, silent, [killed_after(5)])
+    (stage.output / "checkpoint-4" / "complete").unlink()
+    (stage.output / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+    assert same(run_sft(stage, data, silent), unbroken)
+
+
+@pytest.mark.parametrize("max_steps", [None, 5])
+def test_a_training_killed_behind_its_last_step_learns_no_further(
+    policy: Path, tmp_path: Path, max_steps: int | None
+) -> None:
+    stage = recipe(policy, tmp_path / "out", max_steps=max_steps)
+    final = run_sft(stage, data_of(), silent)
+    kept = final.rename(tmp_path / "kept")
+    assert same(run_sft(stage, data_of(), silent), kept)
+
+
+def test_another_recipe_does_not_go_on_with_a_training(policy: Path, tmp_path: Path) -> None:
+    run_sft(recipe(policy, tmp_path / "out", max_steps=1), data_of(4), silent)
+    with pytest.raises(KardiaBenchError, match=r"recipe\.learning_rate: 0.005 -> 0.1"):
+        run_sft(
+            recipe(policy, tmp_path / "out", max_steps=1, learning_rate=0.1), data_of(4), silent
+        )

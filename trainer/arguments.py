@@ -1,0 +1,145 @@
+"""From a recipe to TRL's own arguments: what SFT and GRPO share."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from kardiabench.contracts import LocalOptions
+from kardiabench.errors import ConfigError, did_you_mean
+from kardiabench.models.local.loading import load_trainable
+from trainer.config import Lora, Training
+
+
+def processes() -> int:
+    """How many processes train together."""
+    from accelerate import PartialState
+
+    return int(PartialState().num_processes)
+
+
+def accumulation(stage: Training, world: int) -> int:
+    """Micro-steps of one optimizer step; raises `ConfigError` where the batch does not divide."""
+    at_once = stage.per_device_batch_size * world
+    steps, rest = divmod(stage.batch_size, at_once)
+    if rest or not steps:
+        lower, upper = steps * at_once, (steps + 1) * at_once
+        near = f"{lower} or {upper}" if lower else f"{upper}"
+        raise ConfigError(
+            f"batch_size {stage.batch_size} is no multiple of per_device_batch_size "
+            f"{stage.per_device_batch_size} x {world} processes = {at_once}; set batch_size to "
+            f"{near}, or another per_device_batch_size"
+        )
+    return steps
+
+
+def common_arguments(stage: Training, world: int) -> dict[str, Any]:
+    """The arguments that TRL's configurations of both stages have."""
+    return {
+        "output_dir": str(stage.output),
+        "learning_rate": stage.learning_rate,
+        "num_train_epochs": stage.epochs,
+        "max_steps": stage.max_steps or -1,
+        "per_device_train_batch_size": stage.per_device_batch_size,
+        "per_device_eval_batch_size": stage.per_device_batch_size,
+        "gradient_accumulation_steps": accumulation(stage, world),
+        "warmup_steps": stage.warmup_steps,
+        "lr_scheduler_type": stage.scheduler,
+        "weight_decay": stage.weight_decay,
+        "max_grad_norm": stage.max_grad_norm,
+        "gradient_checkpointing": stage.gradient_checkpointing,
+        "seed": stage.seed,
+        "bf16": computes_in_bfloat16(stage),
+        "logging_steps": stage.log_every,
+        "logging_first_step": True,
+        "eval_strategy": "steps" if stage.eval_every else "no",
+        "eval_steps": stage.eval_every,
+        "eval_on_start": bool(stage.eval_every),
+        "save_strategy": "steps",
+        "save_steps": stage.save_every or stage.eval_every or 50,
+        "save_total_limit": None,  # trainer.checkpoints deletes them, once a newer one is whole
+        "report_to": list(stage.report_to) or "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": _has_accelerator(),
+    }
+
+
+def trl_config(kind: Any, stage: Training, arguments: dict[str, Any]) -> Any:
+    """TRL's configuration of class `kind`, with what the recipe's `trl` adds or replaces.
+
+    Raises `ConfigError` for an argument that it does not have, or does not take.
+    """
+    known = {field.name for field in fields(kind)}
+    for name in stage.trl:
+        if name not in known:
+            raise ConfigError(
+                f"trl.{name}: {kind.__name__} has no such argument; {did_you_mean(name, known)}"
+            )
+    try:
+        return kind(**arguments | stage.trl)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"TRL refuses the configuration: {' '.join(str(error).split())}") from (
+            error
+        )
+
+
+def computes_in_bfloat16(stage: Training) -> bool:
+    """Whether the training computes in bfloat16 beside float32 weights (on a GPU that can)."""
+    import torch
+
+    return stage.dtype != "float32" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return bool(torch.accelerator.is_available())
+
+
+def weights_type(stage: Training) -> str:
+    """The type of the weights: what the recipe says; else bfloat16 under an adapter on a GPU."""
+    if stage.dtype != "auto":
+        return stage.dtype
+    return "bfloat16" if stage.lora is not None and computes_in_bfloat16(stage) else "float32"
+
+
+def load_policy(stage: Training) -> tuple[Any, Any]:
+    """The model that is trained, and its tokenizer with a padding token."""
+    local = LocalOptions(
+        dtype=weights_type(stage),
+        revision=stage.model_revision,
+        trust_remote_code=stage.trust_remote_code,
+    )
+    model, tokenizer = load_trainable(stage.model, local)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    model.config.use_cache = not stage.gradient_checkpointing
+    return model, tokenizer
+
+
+def lora_config(lora: Lora | None, **more: Any) -> Any:
+    """Peft's configuration, None for full fine-tuning."""
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+        **more,
+    )
+
+
+def checkpoint_to_resume(output: Path) -> Path | None:
+    """The newest whole checkpoint; unfinished ones are deleted."""
+    from trainer.checkpoints import discard_broken, newest
+
+    discard_broken(output)
+    return newest(output)

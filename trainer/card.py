@@ -1,0 +1,237 @@
+"""The model card: `README.md` in the model's folder, in the Hub's format.
+
+Every value that a template shows is escaped for Markdown by the environment itself; the front
+matter holds only what the Hub takes as a name. No dialogue, no reply and no path is in a card.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kardiabench
+from kardiabench.errors import RunError
+from kardiabench.redaction import without_keys
+from trainer.curve_chart import short
+from trainer.curve_data import MASKED, REWARD, CurveData, Source, mapping, read_folder
+from trainer.curves import evaluation_table, write_text
+from trainer.facts import Facts, facts_of, last_part
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+    from jinja2 import Environment
+
+CARD = "README.md"
+_TEMPLATES = Path(__file__).parent / "templates"
+_STAGES = ("sft", "grpo")
+#: What GitHub's Markdown, a table or mathematics in it gives a meaning to; addresses become links.
+_SPECIAL = re.compile(
+    r"""( [\\`*_\[\]|~$@] | \.(?!\d) | (?<!\d)\. | :(?=\S) | ^[-+\#=] )""", re.VERBOSE
+)
+#: Fields of a recipe that say where things are, not what was done.
+_PLACES = ("output", "plugins", "report_to", "about", "judge_api_base", "server_base_url")
+
+
+@dataclass(frozen=True)
+class Code:
+    """Markdown that is made already: code, whose fence no content ends."""
+
+    text: str
+
+
+def write_card(
+    folder: Path,
+    model: Path | None = None,
+    *,
+    step: int | None = None,
+    licence: str | None = None,
+    source: Source = "log",
+) -> Path:
+    """Write the card of the training in `folder` into the folder of its `model`; return its path.
+
+    `model` is `folder / "final"` unless given, `step` the one whose weights it has; `licence` is
+    the Hub's name of their licence, left out where nobody says it. `source` is that of
+    `curve_data.read_folder`, whose sentences about what is missing are in the card.
+
+    Raises `RunError` where there is no model's folder, and `StorageError` where the card cannot be
+    written.
+    """
+    model = folder / "final" if model is None else model
+    if not model.is_dir():
+        raise RunError(f"{model} is no folder; give the folder that the trained model is in")
+    path = model / CARD
+    write_text(path, card_text(read_folder(folder, source), step=step, licence=licence))
+    return path
+
+
+def card_text(data: CurveData, *, step: int | None = None, licence: str | None = None) -> str:
+    """The whole card. Raises `RunError` where the Hub's own reader doesn't read it back."""
+    facts = facts_of(data.manifest)
+    recipe = mapping(data.manifest.get("recipe"))
+    matter = front_matter(facts, licence)
+    body = (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            facts=facts,
+            data=data,
+            step=step,
+            evaluations=told_evaluations(data),
+            masked=_masked(data),
+            rewards=_ends(data),
+            recipe=fenced(recipe_text(recipe), "yaml"),
+            command=fenced(command(recipe, facts), "sh"),
+            licence=licence,
+            version=kardiabench.__version__,
+        )
+    )
+    text = f"---\n{matter.to_yaml()}\n---\n\n{body}"
+    _check(text, matter)
+    return text
+
+
+def front_matter(facts: Facts, licence: str | None) -> ModelCardData:
+    """What the Hub reads: only names that it takes as such."""
+    from huggingface_hub import ModelCardData
+
+    matter: dict[str, Any] = {
+        "base_model": facts.hub_model,
+        "datasets": [facts.hub_dataset] if facts.hub_dataset else None,
+        "language": "en" if facts.is_kardiabench else None,
+        "library_name": "peft" if facts.adapter else "transformers",
+        "license": licence,
+        "pipeline_tag": "text-generation",
+        "tags": ["kardiabench", "trl", *([facts.stage] if facts.stage in _STAGES else [])],
+    }
+    if facts.hub_model:
+        matter["base_model_relation"] = "adapter" if facts.adapter else "finetune"
+    return ModelCardData(**matter)
+
+
+def _check(text: str, matter: ModelCardData) -> None:
+    from huggingface_hub import ModelCard
+
+    try:
+        read = ModelCard(text).data
+    except ValueError as error:
+        raise RunError(f"the model card's front matter cannot be read ({error})") from error
+    if read.to_yaml() != matter.to_yaml():
+        raise RunError("the model card's front matter reads otherwise than it was written")
+
+
+def told_evaluations(data: CurveData) -> list[dict[str, str]]:
+    """The first evaluation, the chosen one and the last, each once, by step."""
+    rows = [dict(row) for row in evaluation_table(data)]
+    if not rows:
+        return []
+    chosen = None if data.choice is None else data.choice.step
+    told = {rows[0]["step"]: "first", rows[-1]["step"]: "last"}
+    if len(rows) == 1:
+        told = {rows[0]["step"]: "the only one"}
+    if chosen is not None:
+        before = told.get(str(chosen))
+        told[str(chosen)] = f"{before}, chosen" if before else "chosen"
+    return [row | {"which": told[row["step"]]} for row in rows if row["step"] in told]
+
+
+def _masked(data: CurveData) -> float | None:
+    """The mean share of candidates without a reward; None where it isn't known."""
+    known = [value for _, value in data.courses.get(MASKED, ()) if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _ends(data: CurveData) -> tuple[float, float] | None:
+    """The mean reward of the first and of the last tenth of the steps that have one."""
+    known = [value for _, value in data.courses.get(REWARD, ()) if value is not None]
+    few = max(1, len(known) // 10)
+    return (sum(known[:few]) / few, sum(known[-few:]) / few) if known else None
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """The recipe as YAML, without where things lie, and without keys."""
+    import yaml
+
+    text: str = yaml.safe_dump(_public(recipe), sort_keys=False, allow_unicode=False)
+    return without_keys(text)
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _public(inner) for key, inner in value.items() if key not in _PLACES}
+    if isinstance(value, list):
+        return [_public(inner) for inner in value]
+    return last_part(value) if isinstance(value, str) else value
+
+
+def command(recipe: Mapping[str, Any], facts: Facts) -> str:
+    """How the model is evaluated with the same judges, as for a shell."""
+    import shlex
+
+    words = ["kardiabench", "run", "--model", "hf/PATH_OR_NAME_OF_THIS_MODEL"]
+    if facts.adapter:
+        words[3] = f"hf/{facts.hub_model or 'PATH_OF_THE_BASE_MODEL'}"
+        words += ["--adapter", "PATH_OR_NAME_OF_THIS_MODEL"]
+        words += ["--model-revision", facts.revision] if facts.revision else []
+    words += ["--dataset", facts.dataset or "KardiaBench"]
+    words += ["--split", "test"] if facts.split else []
+    words += _prompt_options(recipe)
+    model = mapping(recipe.get("judging")).get("judge_model")
+    words += ["--judge-model", model] if isinstance(model, str) else []
+    specs = _judge_specs(recipe)
+    words += [word for spec in specs for word in ("--judge", spec)] or ["--no-rubric"]
+    return without_keys(" ".join(shlex.quote(short(word, 200)) for word in words))
+
+
+def _prompt_options(recipe: Mapping[str, Any]) -> list[str]:
+    """How prompts are made; a system prompt of the user's own is left to the user."""
+    chosen = mapping(recipe.get("data"))
+    words: list[str] = []
+    if chosen.get("system_prompt") == "kardia":
+        words += ["--system-prompt", "kardia"]
+    if chosen.get("history_content") == "response":
+        words += ["--history-content", "response"]
+    if isinstance(recipe.get("thinking"), bool):
+        words.append("--thinking" if recipe["thinking"] else "--no-thinking")
+    return words
+
+
+def _judge_specs(recipe: Mapping[str, Any]) -> list[str]:
+    """The judges of the recipe, those that only watched too; those every run has are left out."""
+    given = [mapping(recipe.get(part)).get("judges") for part in ("judging", "held_out")]
+    specs = [spec for part in given if isinstance(part, list) for spec in part]
+    return [str(spec) for spec in specs if spec not in ("format", "emotion")]
+
+
+def fenced(text: str, language: str) -> Code:
+    """`text` as a block of code: its fence is longer than any in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Code(f"{fence}{language}\n{text.rstrip()}\n{fence}")
+
+
+def escaped(value: object) -> str:
+    """`value` as Markdown that shows it as it is, on one line."""
+    if isinstance(value, Code):
+        return value.text
+    line = short(str(value), 2000)
+    return html.escape(_SPECIAL.sub(r"\\\1", line), quote=False)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=False,  # noqa: S701 - `finalize` escapes, for Markdown
+        finalize=escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

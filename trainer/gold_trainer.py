@@ -1,0 +1,42 @@
+"""TRL's SFT trainer as the `sft` stage uses it. It imports TRL, and so is imported late."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from trl import SFTTrainer
+
+from kardiabench.models.local.trouble import quiet
+
+
+class GoldTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped here
+    """An SFT trainer that writes no model card, sends nothing, and keeps checkpoints small."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if arguments.get("peft_config") is not None:
+            _show_bias(self.model.get_output_embeddings())
+            # Peft would add all embeddings to every checkpoint where tokens were added, though the
+            # adapter has the rows that learn.
+            save = self.model.save_pretrained
+            self.model.save_pretrained = partial(save, save_embedding_layers=False)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Ours is written when the training has ended."""
+
+    def _send_telemetry(self) -> None:
+        """What is trained, and where, is nobody's business."""
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with quiet():
+            super()._save(*args, **kwargs)
+
+
+def _show_bias(head: Any) -> None:
+    """TRL's loss asks the output head for its bias, which peft's wrapper of some rows hides."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    if isinstance(head, TrainableTokensWrapper):
+        # Past `nn.Module`, which would count it as a second parameter.
+        vars(head)["bias"] = head.token_adapter.base_layer.bias

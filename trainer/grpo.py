@@ -1,0 +1,234 @@
+"""The `grpo` stage: candidates of a policy, the Scorer's composites as rewards, honest watching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kardiabench.contracts import LocalOptions
+from kardiabench.models.local.loading import end_ids
+from kardiabench.models.local.weights import shown_name, weights_identity
+from kardiabench.prompts import PromptPlan
+from kardiabench.records import Turn
+from trainer.arguments import (
+    checkpoint_to_resume,
+    common_arguments,
+    load_policy,
+    lora_config,
+    processes,
+    trl_config,
+)
+from trainer.checkpoints import Complete, step_of
+from trainer.config import Grpo, Vllm
+from trainer.data import TrainingData
+from trainer.ledger import Header, Ledger, ledger_name
+from trainer.log import LOG, LogFile
+from trainer.manifest import make_manifest, settle
+from trainer.rewards import Component, MaskedBudget, Reward
+from trainer.scorers import Scorers
+from trainer.scoring_thread import GRACE, ScoringThread
+from trainer.texts import Texts
+from trainer.watching import Watching
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can begin: everything made, nothing moved."""
+
+    stage: Grpo
+    data: TrainingData
+    scorers: Scorers
+    model: Any
+    texts: Texts
+    rank: int
+    world: int
+    #: The whole checkpoint that it goes on from; None: from the beginning.
+    checkpoint: Path | None
+
+
+def prepare(stage: Grpo, data: TrainingData, scorers: Scorers) -> Prepared:
+    """Load the model and settle the output folder; raises a `KardiaBenchError`, one sentence."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    model, tokenizer = load_policy(stage)
+    texts = Texts(
+        tokenizer,
+        PromptPlan(stage.data.system_prompt, content=stage.data.history_content),
+        end_ids(model.generation_config, tokenizer),
+        thinking=stage.thinking,
+        max_prompt_tokens=stage.max_prompt_tokens,
+    )
+    model.generation_config.eos_token_id = list(texts.eos_ids)
+    manifest = make_manifest(
+        stage.model_dump(mode="json"),
+        data.identity,
+        policy_identity(stage, texts),
+        {"rewarded": scorers.rewarded.identity, "watched": scorers.watched.identity},
+    )
+    checkpoint = None
+    if state.is_main_process:
+        settle(stage.output, manifest)
+        checkpoint = checkpoint_to_resume(stage.output)
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        checkpoint = checkpoint_to_resume(stage.output)
+    return Prepared(
+        stage, data, scorers, model, texts, int(state.process_index), processes(), checkpoint
+    )
+
+
+def policy_identity(stage: Grpo, texts: Texts) -> dict[str, object]:
+    """What the training begins with: the weights' content, and how prompts are made."""
+    local = LocalOptions(revision=stage.model_revision)
+    return {
+        "model": shown_name(stage.model),
+        **weights_identity(stage.model, local),
+        "prompts": dict(texts.plan.identity),
+        "format": dict(texts.format.identity),
+    }
+
+
+def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[Any] = ()) -> Any:
+    """Train to the end, and return TRL's trainer. Raises `ScoringError` past the masked budget."""
+    from trainer.policy import PolicyTrainer, Ways
+
+    stage, scorers = prepared.stage, prepared.scorers
+    scoring = ScoringThread(scorers.fresh, scorers.limit + GRACE, say)
+    at = None if prepared.checkpoint is None else step_of(prepared.checkpoint)
+    path = stage.output / ledger_name(prepared.rank)
+    with Ledger(path, make_header(prepared), resume_at=at) as ledger:
+        reward = Reward(
+            prepared.data.turns,
+            prepared.texts.reply,
+            scoring,
+            ledger.append,
+            rank=prepared.rank,
+        )
+        trainer = PolicyTrainer(
+            Ways(
+                prepared.data.turns,
+                prepared.texts,
+                reward,
+                MaskedBudget(stage.judging.masked_budget, stage.judging.masked_window),
+                watching.evaluated,
+                watching.stop,
+            ),
+            model=prepared.model,
+            reward_funcs=reward_functions(stage, reward, scorers),
+            args=grpo_config(prepared),
+            train_dataset=rows_of(prepared.data.train),
+            eval_dataset=rows_of(prepared.data.held_out) if stage.eval_every else None,
+            processing_class=prepared.texts.format.tokenizer,
+            peft_config=lora_config(stage.lora),
+            callbacks=[
+                LogFile(stage.output / LOG),
+                Complete(stage.keep_checkpoints, watching.best_step),
+                *callbacks,
+            ],
+        )
+        without_bars(trainer)
+        try:
+            resume = None if prepared.checkpoint is None else str(prepared.checkpoint)
+            trainer.train(resume_from_checkpoint=resume)
+        finally:
+            scoring.close()
+    return trainer
+
+
+def without_bars(trainer: Any) -> None:
+    """Take transformers' own display away."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def make_header(prepared: Prepared) -> Header:
+    """What makes the ledger readable by itself."""
+    scorers = prepared.scorers
+    return Header(
+        scorer=scorers.rewarded.identity,
+        settings=scorers.settings.to_json(),
+        data=prepared.data.identity,
+        held_out=scorers.watched.identity if scorers.held_out else None,
+        model=shown_name(prepared.stage.model),
+    )
+
+
+def reward_functions(stage: Grpo, reward: Reward, scorers: Scorers) -> list[Any]:
+    """The composite; under `gdpo` every weighted judge's part, each None where that one is."""
+    if stage.normalize == "composite":
+        return [reward]
+    names = sorted(scorers.rewarded.weights)
+    return [
+        Component(reward, scorers.rewarded, name, logs=place == 0)
+        for place, name in enumerate(names)
+    ]
+
+
+def grpo_config(prepared: Prepared) -> Any:
+    """TRL's configuration."""
+    from trl import GRPOConfig
+
+    stage = prepared.stage
+    arguments = common_arguments(stage, prepared.world) | {
+        "num_generations": stage.candidates,
+        "num_generations_eval": 1,
+        "max_completion_length": stage.max_tokens,
+        "temperature": stage.temperature,
+        "top_p": stage.top_p,
+        "beta": stage.beta,
+        "epsilon": stage.epsilon,
+        "epsilon_high": stage.epsilon_high,
+        "loss_type": stage.loss,
+        "scale_rewards": stage.scale_rewards,
+        "num_iterations": stage.iterations,
+        **_normalization(prepared),
+        **_vllm(stage.vllm, prepared.texts.eos_ids),
+    }
+    if prepared.checkpoint is not None:
+        arguments["eval_on_start"] = False  # that evaluation is in the books
+    return trl_config(GRPOConfig, stage, arguments)
+
+
+def _normalization(prepared: Prepared) -> dict[str, Any]:
+    if prepared.stage.normalize == "composite":
+        return {"multi_objective_aggregation": "sum_then_normalize"}
+    weights = prepared.scorers.rewarded.weights
+    total = sum(weights.values())
+    return {
+        "multi_objective_aggregation": "normalize_then_sum",
+        "reward_weights": [weights[name] / total for name in sorted(weights)],
+    }
+
+
+def _vllm(vllm: Vllm, eos_ids: Sequence[int]) -> dict[str, Any]:
+    if vllm.mode == "off":
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": vllm.mode,
+        "vllm_server_base_url": vllm.server_base_url,
+        "vllm_gpu_memory_utilization": vllm.gpu_memory_utilization,
+        "vllm_tensor_parallel_size": vllm.tensor_parallel_size,
+        "vllm_enable_sleep_mode": vllm.sleep,
+        "vllm_max_model_length": vllm.max_model_length,
+        "generation_kwargs": {"stop_token_ids": list(eos_ids)},
+    }
+
+
+def rows_of(turns: Sequence[Turn]) -> Any:
+    """TRL's dataset: a row a turn. Its `prompt` is only counted; the trainer makes the real one.
+
+    So no dialogue is held twice, and none can get into a log of TRL's.
+    """
+    from datasets import Dataset
+
+    ids = [turn.id for turn in turns]
+    prompts = [[{"role": "user", "content": turn_id}] for turn_id in ids]
+    return Dataset.from_dict({"prompt": prompts, "turn_id": ids})

@@ -1,0 +1,136 @@
+"""`training.json`: what a training is, and whether a command goes on with the same one."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import kardiabench
+from kardiabench.errors import RunError
+from kardiabench.redaction import refuse_secrets
+from kardiabench.store import write_json
+
+MANIFEST = "training.json"
+MANIFEST_VERSION = 1
+
+_PACKAGES = (
+    "torch", "transformers", "trl", "peft", "accelerate", "datasets", "litellm", "vllm",
+    "deepspeed",
+)  # fmt: skip
+#: Fields of a recipe that decide nothing about the weights: they may change on the way.
+_FREE = (
+    "about", "output", "report_to", "keep_checkpoints", "log_every", "final",
+    "judging.concurrency", "judging.judge_timeout", "judging.judge_retries", "judging.cache",
+    "judging.breaker_failures", "judging.breaker_rest", "judging.masked_budget",
+    "judging.masked_window", "alarm.stop",
+)  # fmt: skip
+
+
+def make_manifest(
+    recipe: Mapping[str, Any],
+    data: Mapping[str, Any],
+    model: Mapping[str, Any],
+    scorers: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that decides a training. `scorers` are identities by name; no keys are in it.
+
+    Raises `ConfigError` for a recipe with something in it that looks like a key.
+    """
+    refuse_secrets(_flat(recipe), "recipe")
+    return {
+        "kardiabench": kardiabench.__version__,
+        "training_version": MANIFEST_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": dict(recipe),
+        "data": dict(data),
+        "model": dict(model),
+        "scorers": dict(scorers),
+        "environment": {
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def settle(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Begin the training in `folder`, or go on with it; returns whether it was there.
+
+    Raises `RunError`, naming what differs, when the folder has another training.
+    """
+    file = folder / MANIFEST
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, manifest)
+        return False
+    old = read_manifest(folder)
+    changed = changes(old, manifest)
+    if changed:
+        raise RunError(
+            f"{folder} has a training of another configuration ({changed}); restore what changed "
+            "to go on with it, or give another output=FOLDER"
+        )
+    return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in `folder`; raises `RunError` where there is none that can be read."""
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder} has no {MANIFEST}; give the output folder of a training") from (
+            error
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file} cannot be read ({error}); restore it") from error
+    if not isinstance(manifest, dict) or manifest.get("training_version") != MANIFEST_VERSION:
+        raise RunError(f"{file} is of another version of kardiabench; use that one")
+    return manifest
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What decides the weights and differs, and how; empty for nothing."""
+    before, after = _deciding(old), _deciding(new)
+    differing = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in differing[:5])
+    return shown + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+
+
+def _deciding(manifest: Mapping[str, Any]) -> dict[str, object]:
+    # As it comes back from the file, so that a tuple is no change.
+    plain = json.loads(json.dumps({k: manifest[k] for k in ("recipe", "data", "model", "scorers")}))
+    flat = _flat(plain)
+    free = tuple(f"recipe.{name}" for name in _FREE)
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    }
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _brief(values: Mapping[str, object], key: str) -> str:
+    text = repr(values[key]) if key in values else "(absent)"
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
