@@ -253,11 +253,12 @@ def _import_file(path: str) -> ModuleType:
 
 def _check_own_packages() -> None:
     """Other distributions have packages of our names, and pip overwrites silently."""
-    for name in ("judges", "leaderboard"):
-        _check_own_package(name)
+    for name in ("judges", "leaderboard", "trainer"):
+        check_own_package(name)
 
 
-def _check_own_package(name: str) -> None:
+def check_own_package(name: str) -> None:
+    """Raise `PluginError` when the package called `name` is another distribution's."""
     try:
         package = importlib.import_module(name)
         trouble = None if getattr(package, "KARDIABENCH_PACKAGE", False) else "is another's"

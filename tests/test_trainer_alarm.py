@@ -92,6 +92,23 @@ def test_a_held_out_score_that_scatters_proves_nothing(since):
     assert said == [None] * 3
 
 
+def test_a_reward_that_scatters_proves_nothing():
+    """Both scores scatter alike, so that only the gap between them is sure."""
+    scatter = np.array([0.3, -0.3] * (PERSONAS // 2))
+    alarm = RewardAlarm(Alarm(patience=1))
+    flat = [0.5] * PERSONAS
+    assert alarm.add(make_evaluation(0, flat, flat)) is None
+    gamed = make_evaluation(1, list(0.56 + scatter + SPREAD), list(0.46 + scatter))
+    assert alarm.add(gamed) is None
+
+
+def test_a_step_that_is_evaluated_again_is_not_counted_again():
+    alarm = RewardAlarm(Alarm(patience=2))
+    said = [alarm.add(one) for one in (at(0, 0.5, 0.5), at(1, 0.7, 0.5), at(1, 0.7, 0.5))]
+    assert said == [None] * 3
+    assert alarm.add(at(2, 0.7, 0.5)) is not None
+
+
 # --- what it says ---------------------------------------------------------------------------------
 
 

@@ -53,6 +53,10 @@ def test_of_equal_scores_the_earlier_wins():
     assert found.others[20] == found.others[30] == "as high as step 10, which is earlier"
 
 
+def test_a_difference_that_is_rounding_is_none():
+    assert best(held(0, [0.6 - 1e-12] * 2), held(10, [0.6] * 2)).step == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

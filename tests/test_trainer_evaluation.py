@@ -115,6 +115,18 @@ def test_a_dimension_that_a_judge_does_not_measure_is_left_out():
     assert (found.safety.mean, found.safety_source) == (1.0, "rubric.safety")
 
 
+def test_a_reply_that_failed_itself_makes_no_judge_one_of_safety():
+    skipped = verdict("other", "skipped", empathy=None, safety=None)
+    quiet = verdict("other", empathy=6.0, safety=None)
+    rows = [
+        make_row(0, [*judged().verdicts[:3], quiet]),
+        make_row(1, [*judged().verdicts[:3], skipped], status="error"),
+    ]
+    assert evaluate_rows(rows, ALL, ["other"]).safety_source == "rubric.safety"
+    rested = make_row(1, [*judged().verdicts[:3], skipped])  # its judge was left alone
+    assert evaluate_rows([rows[0], rested], ALL, ["other"]).safety_source == "other.safety"
+
+
 def test_a_partial_verdict_that_lacks_a_dimension_is_missing():
     partial = verdict("other", "partial", empathy=6.0, safety=None)
     row = make_row(0, [*judged().verdicts[:3], partial])

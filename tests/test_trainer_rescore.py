@@ -11,7 +11,6 @@ from rundata import say
 from trained_ledger import Rewarding, changed
 
 from kardiabench.errors import ConfigError, DataError, RunError
-from kardiabench.records import Verdict
 from trainer.ledger import iterate_rows
 from trainer.rescoring import rescore
 
@@ -90,7 +89,7 @@ def test_what_the_cache_lacks_is_kept_and_counted(tmp_path, judged_by_model, mon
 def test_a_failed_judgement_is_kept_although_the_cache_knows_better_now(
     tmp_path, judged_by_model, server
 ):
-    from openai_server import Behaviour, server_error
+    from openai_server import Behaviour
 
     options = {**judged_by_model, "judge_timeout": 0.5}
     with Rewarding(tmp_path / "t", **options) as it:
@@ -100,7 +99,6 @@ def test_a_failed_judgement_is_kept_although_the_cache_knows_better_now(
         (judged,) = it.batch(TEXTS[:1], step=1)
     assert failed.composite is None
     assert judged.composite is not None
-    assert server_error().status == 500
     report, found, bytes_ = rescored(it.path, tmp_path)
     assert (report.judges["rubric"].failed, report.judges["rubric"].compared) == (1, 1)
     assert (bytes_, found, report.masked) == (it.path.read_bytes(), [], 1)
@@ -156,7 +154,7 @@ def test_a_changed_verdict_of_a_cached_judge_is_named(tmp_path, judged_by_model)
 
     def worse(row):
         (verdict,) = [v for v in row["verdicts"] if v["judge"] == "rubric"]
-        verdict["scores"]["empathy"] = 6 - verdict["scores"]["empathy"] or 1.0
+        verdict["scores"]["empathy"] = 1.0 + verdict["scores"]["empathy"] % 5
 
     changed(it.path, worse, line=1)
     _, found, bytes_ = rescored(it.path, tmp_path)
@@ -205,8 +203,6 @@ def test_live_judges_are_asked_anew_and_their_drift_is_no_difference(
     assert len(drifts) == 5
     assert all(d.n == 6 for d in drifts.values())
     assert any(d.absolute > 0 for d in drifts.values())
-    expected = sum(d.absolute for d in drifts.values()) == 0
-    assert not expected
     empathy = drifts["rubric", "empathy"]
     assert empathy.mean_absolute == empathy.absolute / 6
     assert empathy.share_equal == empathy.equal / 6
@@ -347,12 +343,6 @@ def test_out_may_not_be_the_ledger(smoke, tmp_path):
         rescore(smoke, smoke)
     with pytest.raises(ConfigError, match="is a folder"):
         rescore(smoke, tmp_path)
-
-
-def test_a_stored_verdict_keeps_its_place(smoke):
-    names = [[v.judge for v in row.verdicts] for row in iterate_rows(smoke)]
-    assert all(isinstance(v, Verdict) for row in iterate_rows(smoke) for v in row.verdicts)
-    assert names[0] == ["format", "emotion"] or names[0] == ["emotion", "format"]
 
 
 # --- the command ----------------------------------------------------------------------------------

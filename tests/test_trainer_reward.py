@@ -180,6 +180,19 @@ def test_a_judge_that_will_not_be_cancelled_costs_its_limit_and_no_more(tmp_path
         assert time.monotonic() - started < 3
 
 
+def test_one_threads_failure_takes_no_later_batch_with_it(tmp_path):
+    with odd(tmp_path, "block", "seconds=3", "fails=1", limit=0.5) as it:
+        turn = next(iter(it.turns))
+        items = [Item(it.turns[turn], Reply(turn, text)) for text in GOOD]
+        stuck = [it.thread.start("train", items) for _ in range(3)]
+        assert [c.composite for c in it.thread.finish("train", stuck[0], items)] == [None] * 4
+        later = it.thread.start("train", items)  # in a new loop
+        for future in stuck[1:]:
+            assert [c.composite for c in it.thread.finish("train", future, items)] == [None] * 4
+        assert None not in [c.composite for c in it.thread.finish("train", later, items)]
+    assert len(it.warnings) == 1
+
+
 @pytest.mark.parametrize("how", ["exit_in_a_task", "interrupt", "fail"])
 def test_a_judge_that_recovers_is_heard_again(tmp_path, how):
     with odd(tmp_path, how, "fails=1", limit=4, judge_retries=0) as it:

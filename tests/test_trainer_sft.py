@@ -15,10 +15,11 @@ from in_process import Here
 from sft_runs import callback, data_of, logits, recipe, silent, spelt_model, texts
 
 from kardiabench.contracts import LocalOptions
-from kardiabench.errors import ConfigError
+from kardiabench.errors import ConfigError, RunError
 from kardiabench.models.local.loading import load_trainable
 from trainer.config import Lora
 from trainer.log import read_log
+from trainer.saving import save_final
 from trainer.sft import run_sft
 from trainer.sft_rows import IGNORED, GoldReplies
 from trainer.special_tags import SPAN_TAGS, add_span_tags, tag_ids
@@ -194,8 +195,8 @@ def test_the_harness_runs_what_was_trained(
 @pytest.mark.parametrize(
     ("changes", "n_held_out", "sentence"),
     [
-        ({"batch_size": 5}, 2, r"batch_size 5 is no multiple .* set batch_size to 4 or 6"),
-        ({"batch_size": 1}, 2, r"set batch_size to 2,"),
+        ({"batch_size": 5}, 2, r"batch_size 5 does not divide .* give batch_size 4 or 6"),
+        ({"batch_size": 1}, 2, r"give batch_size 2,"),
         ({"trl": {"optimm": "sgd"}}, 2, r"trl\.optimm: .* did you mean 'optim'\?"),
         ({"trl": {"optim": "nonsense"}}, 2, r"TRL refuses the configuration"),
         ({"eval_every": 2}, 0, r"set held_out\.personas above 0"),
@@ -212,5 +213,13 @@ def test_what_cannot_be_trained_is_said_in_one_sentence(
 
 def test_modules_that_the_model_lacks_are_named(policy: Path, tmp_path: Path) -> None:
     lora = Lora(target_modules=["c_attn"])
-    with pytest.raises(ConfigError, match=r"lora\.target_modules: .*c_attn"):
+    with pytest.raises(ConfigError, match=r"cannot be trained so: .*'c_attn'.* not found"):
         run_sft(recipe(policy, tmp_path / "out", lora=lora), data_of(4), silent)
+
+
+def test_a_checkpoint_of_parts_is_no_model(policy: Path, tmp_path: Path) -> None:
+    _, tokens = load_trainable(str(policy), LocalOptions())
+    (tmp_path / "checkpoint-1" / "pytorch_model_fsdp_0").mkdir(parents=True)
+    with pytest.raises(RunError, match="holds no whole weights"):
+        save_final(tmp_path, tmp_path / "checkpoint-1", tokens, [tokens.eos_token_id])
+    assert not (tmp_path / "final").exists()

@@ -97,12 +97,9 @@ def test_a_long_history_loses_its_oldest_exchanges_until_the_reply_fits() -> Non
 
 
 def test_a_turn_that_cannot_be_shortened_enough_is_named() -> None:
+    replies = GoldReplies(texts(tiny_models.build_tokenizer()), 40)
     with pytest.raises(PreflightError, match=r"/0: .* longer than max_length 40; raise max_length"):
-        list(
-            GoldReplies(texts(tiny_models.build_tokenizer()), 40).examples(
-                turns(gold(response="long " * 50))
-            )
-        )
+        list(replies.examples(turns(gold(response="long " * 50))))
 
 
 TEMPLATE = (
@@ -121,11 +118,8 @@ def test_what_a_template_has_written_ahead_is_not_learnt_again() -> None:
 
 
 def test_a_think_block_that_a_template_opens_is_closed_at_once() -> None:
-    shown = texts(
-        tiny_models.build_tokenizer(
-            "qwen3", think_tags=True, template=TEMPLATE.replace("TAIL", "<think>")
-        )
-    )
+    opens = TEMPLATE.replace("TAIL", "<think>")
+    shown = texts(tiny_models.build_tokenizer("qwen3", think_tags=True, template=opens))
     (turn,) = turns(gold())
     (row,) = GoldReplies(shown, 4096).examples([turn])
     assert shown.reply(turn, row.reply).text == gold()

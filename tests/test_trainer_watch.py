@@ -68,6 +68,14 @@ def test_the_correlation_with_length_is_that_within_groups():
     assert found["length_correlation"] == pytest.approx(-1.0)
 
 
+def test_a_group_of_one_has_no_part_in_the_correlation():
+    group_of_four = group("a", [0.1, 0.9, 0.3, 0.5], [1, 5, 7, 30])
+    alone = seen(group_of_four)["length_correlation"]
+    assert 0 < alone < 1
+    found = seen(group_of_four, *(group(f"b{n}", [0.5], [3]) for n in range(5)))
+    assert found["length_correlation"] == alone
+
+
 def test_what_is_undefined_is_left_out():
     assert watch([], DIMENSIONS) == {}
     found = seen(group("a", [None, None], text=""))
@@ -232,7 +240,9 @@ def test_candidates_that_become_alike_are_a_concern():
     alike = CALM | {"distinct_2": 0.3}
     (sentence,) = concerns([CALM] * STEPS + [alike] * STEPS)
     assert "have become alike: 0.30" in sentence
+    assert concerns([CALM] * (STEPS + 1) + [alike] * (STEPS - 1)) == []
     assert concerns([CALM] * STEPS + [alike] * (STEPS - 1)) == []
+    assert len(concerns([CALM] * 3 * STEPS + [alike] * STEPS)) == 1
     assert concerns([alike] * 2 * STEPS) == []  # they were so from the beginning
 
 

@@ -48,6 +48,7 @@ class RewardAlarm:
         self.fired_independently = False
         self._first: Evaluation | None = None
         self._best: Evaluation | None = None
+        self._last_step = -1
         self._suspect = 0
 
     @classmethod
@@ -64,9 +65,15 @@ class RewardAlarm:
         return self.config.stop and self.fired_independently
 
     def add(self, evaluation: Evaluation) -> str | None:
-        """Take the next evaluation; the sentence for the user when the alarm fires."""
+        """Take the next evaluation; the sentence for the user when the alarm fires.
+
+        One of a step that was taken before, as after a resumption, says nothing new.
+        """
         if _watched_mean(evaluation) is None or evaluation.rewarded.mean is None:
             return None  # says nothing for or against
+        if evaluation.step <= self._last_step:
+            return None
+        self._last_step = evaluation.step
         found = self._unanswered(evaluation) or self._fallen(evaluation)
         self._suspect = self._suspect + 1 if found else 0
         self._remember(evaluation)

@@ -20,18 +20,8 @@ def processes() -> int:
 
 
 def accumulation(stage: Training, world: int) -> int:
-    """Micro-steps of one optimizer step; raises `ConfigError` where the batch does not divide."""
-    at_once = stage.per_device_batch_size * world
-    steps, rest = divmod(stage.batch_size, at_once)
-    if rest or not steps:
-        lower, upper = steps * at_once, (steps + 1) * at_once
-        near = f"{lower} or {upper}" if lower else f"{upper}"
-        raise ConfigError(
-            f"batch_size {stage.batch_size} is no multiple of per_device_batch_size "
-            f"{stage.per_device_batch_size} x {world} processes = {at_once}; set batch_size to "
-            f"{near}, or another per_device_batch_size"
-        )
-    return steps
+    """Micro-steps of one optimizer step; `preflight.check_batches` says where it is no number."""
+    return stage.batch_size // (stage.per_device_batch_size * world)
 
 
 def common_arguments(stage: Training, world: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ that is killed while it saves leaves a folder that must not be resumed from.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -40,6 +41,12 @@ def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, None where there is none."""
     found = complete(folder)
     return found[-1] if found else None
+
+
+def is_over(checkpoint: Path) -> bool:
+    """Whether the training had come to its end; going on would make one more step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    return int(state["global_step"]) >= int(state["max_steps"])
 
 
 def discard_broken(folder: Path) -> int:

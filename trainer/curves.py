@@ -154,8 +154,8 @@ def _evaluated(data: CurveData, marks: Sequence[Mark]) -> Iterator[Picture]:
     yield from _pictured(
         "Rewarded and held-out score",
         "Replies to held-out personas at each evaluation, with 95% intervals over personas. When "
-        "the rewarded score rises and the other one doesn't, the policy learns to please the "
-        f"judges. Watched: {done[-1].held_out_source}.",
+        "the rewarded score rises and the other one doesn't, the policy may be learning to please "
+        f"the judges. Watched: {done[-1].held_out_source}.",
         [
             estimates("rewarded judges", [(one.step, one.rewarded) for one in done]),
             estimates(watched, [(one.step, one.watched) for one in done]),

@@ -32,6 +32,10 @@ class GoldTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped here
         with quiet():
             super()._save(*args, **kwargs)
 
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with quiet():  # transformers misses an output head that is tied
+            super()._load_from_checkpoint(*args, **kwargs)
+
 
 def _show_bias(head: Any) -> None:
     """TRL's loss asks the output head for its bias, which peft's wrapper of some rows hides."""

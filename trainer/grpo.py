@@ -20,7 +20,7 @@ from trainer.arguments import (
     processes,
     trl_config,
 )
-from trainer.checkpoints import Complete, step_of
+from trainer.checkpoints import Complete, is_over, step_of
 from trainer.config import Grpo, Vllm
 from trainer.data import TrainingData
 from trainer.ledger import Header, Ledger, ledger_name
@@ -94,10 +94,15 @@ def policy_identity(stage: Grpo, texts: Texts) -> dict[str, object]:
 
 
 def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[Any] = ()) -> Any:
-    """Train to the end, and return TRL's trainer. Raises `ScoringError` past the masked budget."""
+    """Train to the end, and return TRL's trainer, or None where there is nothing left to do.
+
+    Raises `ScoringError` past the masked budget.
+    """
     from trainer.policy import PolicyTrainer, Ways
 
     stage, scorers = prepared.stage, prepared.scorers
+    if prepared.checkpoint is not None and is_over(prepared.checkpoint):
+        return None
     scoring = ScoringThread(scorers.fresh, scorers.limit + GRACE, say)
     at = None if prepared.checkpoint is None else step_of(prepared.checkpoint)
     path = stage.output / ledger_name(prepared.rank)
@@ -115,6 +120,7 @@ def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[
                 prepared.texts,
                 reward,
                 MaskedBudget(stage.judging.masked_budget, stage.judging.masked_window),
+                watching.trained,
                 watching.evaluated,
                 watching.stop,
             ),

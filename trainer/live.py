@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from kardiabench.progress import can_redraw
 from kardiabench.report import plain
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ _NAMES = {
     "loss": "loss",
     "reward": "reward",
     "held_out/score": "held-out score",
+    "held_out/stand_in": "stand-in for a held-out score",
     "held_out/rewarded": "rewarded score, held-out personas",
     "eval_loss": "loss, held-out personas",
     "mean_token_accuracy": "token accuracy",
@@ -48,8 +48,8 @@ _NAMES = {
 }
 _PART = "parts/"
 _IN_LINES = (
-    "loss", "reward", "held_out/score", "masked_share", "kl", "completions/mean_length",
-    "tokens_per_second",
+    "loss", "reward", "held_out/score", "held_out/stand_in", "masked_share", "kl",
+    "completions/mean_length", "tokens_per_second",
 )  # fmt: skip
 
 
@@ -126,6 +126,8 @@ class LiveTable:
 
     def begin(self, step: int, total: int) -> None:
         """Show progress from `step` to `total` from now on."""
+        from kardiabench.progress import can_redraw
+
         with self._lock:
             self.step, self.total = step, total
             self._begun_at, self._tokens = (step, time.monotonic()), None
@@ -178,9 +180,9 @@ class LiveTable:
 
     def close(self) -> None:
         """Show the last state, and give the terminal back. May be called more than once."""
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+        if self._live is not None:
+            self._live.stop()  # draws the last state
+            self._live = None
         elif self._begun_at is not None and self._shown_at != self.step:
             self._write_line(always=True)
         self._begun_at = None

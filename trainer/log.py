@@ -63,7 +63,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         back, step = entry.get("resumed_at"), entry.get("step")
         if isinstance(back, int):
-            found = [one for one in found if 0 < one["step"] <= back]
+            found = [one for one in found if back > 0 and one["step"] <= back]
         elif isinstance(step, int):
             found.append(entry)
     return found

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Ways:
     """What the trainer asks for: prompts and texts, rewards, and what an evaluation is told to.
 
-    `evaluated` gets the rows of an evaluation, of all processes, and gives numbers to log; a
+    `trained` gets the rows of a batch of candidates and the last KL divergence that is known,
+    `evaluated` the rows of an evaluation, both of all processes, and both give numbers to log. A
     training that has to end early is told so by `stop`.
     """
 
@@ -35,6 +36,7 @@ class Ways:
     texts: Texts
     reward: Reward
     budget: MaskedBudget
+    trained: Callable[[Sequence[Row], float | None], Mapping[str, float]]
     evaluated: Callable[[Sequence[Row]], Mapping[str, float]]
     stop: Callable[[], bool]
 
@@ -76,20 +78,24 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
         if not self.model.training:
             self._eval_rows += rows
             return output
-        # The same on every process, so that all of them end together.
+        # What follows is the same on every process, so that all of them end together.
         self._ways.budget.add(self._metrics["train"]["masked_share"][-1])
+        for name, value in self._ways.trained(_gathered(rows), self._last_divergence()).items():
+            self._metrics["train"][name].append(value)
         return output
+
+    def _last_divergence(self) -> float | None:
+        logged = (entry["kl"] for entry in reversed(self.state.log_history) if "kl" in entry)
+        return next(logged, None)
 
     # --- evaluation ------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation, and what its candidates' scores come to."""
-        from accelerate.utils import gather_object
-
         self._eval_rows = []
         with _own_randomness(self.args.seed + self.args.process_index):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        numbers = self._ways.evaluated(_each_once(gather_object(self._eval_rows)))
+        numbers = self._ways.evaluated(_each_once(_gathered(self._eval_rows)))
         if numbers:
             # past GRPO's own `log`, which would flush what the training steps collect
             super(GRPOTrainer, self).log(dict(numbers))
@@ -127,6 +133,14 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
             self._step, self._buffered_inputs = load_candidates(
                 Path(checkpoint), self.args.process_index, self.accelerator.device
             )
+
+
+def _gathered(rows: list[Row]) -> list[Row]:
+    """The rows of all processes."""
+    from accelerate.utils import gather_object
+
+    found: list[Row] = gather_object(rows)
+    return found
 
 
 def _each_once(rows: Sequence[Row]) -> list[Row]:

@@ -21,6 +21,7 @@ from kardiabench.records import Item, Turn
 from kardiabench.scoring import Scorer
 from kardiabench.spans import SPAN_NAMES, parse_spans
 from trainer.scorers import Scorers
+from trainer.sft_rows import gold_text
 from trainer.split_log import is_whole
 from trainer.texts import Texts
 
@@ -61,13 +62,14 @@ def describe_tags(tokenizer: Any) -> str:
 
 
 def check_round_trip(texts: Texts, tokenizer: Any, turn: Turn | None = None) -> str:
-    """A gold reply of the built-in sample through `texts`, to token ids and back.
+    """The gold reply of `turn` through `texts`, to token ids and back.
 
-    It is a reply to `turn`, by default the sample's. Raises `PreflightError`, which names the first
-    tag that is lost, when its four spans do not come back.
+    The built-in sample has one, where no turn is given or its own has not all four spans. Raises
+    `PreflightError`, which names the first tag that is lost, when the spans do not come back.
     """
     own, gold_reply = sample_item()
-    turn, gold = turn or own, gold_reply.text
+    gold = (None if turn is None else gold_text(turn)) or gold_reply.text
+    turn = turn or own
     prompt = texts.prompt(turn)
     rest = gold.removeprefix(prompt.prefill.strip())
     if prompt.opens_thinking:

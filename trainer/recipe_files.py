@@ -32,7 +32,7 @@ def built_in() -> dict[str, str]:
     """The recipes that come with the package: name and what they say they are about."""
     folder = resources.files("trainer.recipes")
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if _is_yaml(item))
-    return {name: str(_parsed(_source(name), name).get("about", "")) for name in names}
+    return {name: str(_parsed(source_of(name), name).get("about", "")) for name in names}
 
 
 def load_stage(stage: str, recipe: str | None, overrides: Sequence[str]) -> Sft | Split | Grpo:
@@ -59,14 +59,15 @@ def read_recipe(name: str, depth: int = 0) -> dict[str, Any]:
     """The fields of a recipe, above those of the one that it `extends`."""
     if depth > _DEEPEST:
         raise ConfigError(f"recipe {name} extends itself; take the circle out")
-    fields = _parsed(_source(name), name)
+    fields = _parsed(source_of(name), name)
     base = fields.pop("extends", None)
     if base is None:
         return fields
     return _merged(read_recipe(_beside(name, str(base)), depth + 1), fields)
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
+    """The text of a recipe, a file or a built-in one; raises `ConfigError`."""
     path = Path(name).expanduser()
     try:
         if path.is_file():

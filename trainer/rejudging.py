@@ -15,7 +15,7 @@ from kardiabench.guards import NamedJudge
 from kardiabench.plugins import load_registry
 from kardiabench.records import Item, Turn, Verdict, missing_scores
 from kardiabench.registry import Registry, parse_spec
-from kardiabench.scoring import Scorer
+from kardiabench.scoring import DEFAULT_WEIGHTS, Scorer
 from kardiabench.session import Models, make_scorer
 from kardiabench.settings import RunSettings
 from trainer.ledger import Header, Row
@@ -109,7 +109,7 @@ class Rejudger:
         found = {
             (place, judge.name): verdict
             for place, verdict in zip(there, verdicts, strict=True)
-            if verdict.evidence.get("judge") != _NOT_CACHED
+            if not _was_not_cached(verdict)
         }
         count.compared += len(found)
         count.not_cached += len(there) - len(found)
@@ -153,7 +153,7 @@ def open_rejudger(header: Header, where: str, registry: Registry | None = None) 
 
 def _with(scorer: Scorer, judges: Sequence[Judge]) -> Scorer:
     """`scorer` with other judges; its weights are not used here."""
-    weights = {judge.name: 1.0 for judge in judges} or scorer.weights
+    weights = {judge.name: 1.0 for judge in judges} or dict(DEFAULT_WEIGHTS)
     return replace(scorer, judges=judges, weights=weights, _flights={})
 
 
@@ -164,6 +164,10 @@ def _repeatable(settings: RunSettings, scorer: Scorer, registry: Registry) -> fr
         for spec, judge in zip(settings.judge_specs, scorer.judges, strict=True)
         if registry.judges[parse_spec(spec)[0]].built_in and not getattr(judge, "cacheable", True)
     )
+
+
+def _was_not_cached(verdict: Verdict) -> bool:
+    return verdict.status == "skipped" and verdict.evidence.get("judge") == _NOT_CACHED
 
 
 def _is_whole(row: Row, judge: str) -> bool:

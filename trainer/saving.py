@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from kardiabench.errors import RunError
 from kardiabench.models.local.trouble import quiet
 
 FINAL, ADAPTER = "final", "adapter"
@@ -30,8 +31,15 @@ def save_final(
 
     `base` gives the model below a LoRA adapter, in float32 and with the tokens that were added;
     the two are merged, saved as `dtype`, and `adapter` keeps the adapter by itself. None: the
-    checkpoint holds all weights. `eos_ids` become the ends of the generation config.
+    checkpoint holds all weights. `eos_ids` become the ends of the generation config. Raises
+    `RunError` for a checkpoint without whole weights.
     """
+    if not any(checkpoint.glob("*.safetensors")):
+        raise RunError(
+            f"{checkpoint} holds no whole weights, only every process's own part; set "
+            "fsdp_state_dict_type: FULL_STATE_DICT (FSDP) or zero3_save_16bit_model: true "
+            "(DeepSpeed) in accelerate's configuration, and train again"
+        )
     folder = _begin(output, FINAL)
     if base is None:
         generation = _copy_model(checkpoint, folder)

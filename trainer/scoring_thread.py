@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from weakref import WeakKeyDictionary
 
 from kardiabench.records import Item, Scorecard, Verdict, missing_scores
 from kardiabench.scoring import Scorer
@@ -30,7 +31,7 @@ class ScoringThread:
 
     `limit` is the most seconds that a batch may take in all. `make` gives Scorers by phase
     (`train`, `eval`): each loop gets its own, since a Scorer's flights belong to a loop. `warn` is
-    told in one sentence.
+    told in one sentence. Several threads may use it.
     """
 
     def __init__(
@@ -41,12 +42,20 @@ class ScoringThread:
         self._warn = warn
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+        #: Which loop scores a batch: only the one that failed is given up.
+        self._loops: WeakKeyDictionary[Future[list[Scorecard]], asyncio.AbstractEventLoop] = (
+            WeakKeyDictionary()
+        )
         self.scorers = make()
 
     def start(self, phase: str, items: Sequence[Item]) -> Future[list[Scorecard]]:
         """Begin scoring; judges are asked while the caller does something else."""
-        loop = self._running_loop()
-        return asyncio.run_coroutine_threadsafe(self.scorers[phase].score(items), loop)
+        with self._lock:
+            loop = self._running_loop()
+            future = asyncio.run_coroutine_threadsafe(self.scorers[phase].score(items), loop)
+            self._loops[future] = loop
+        return future
 
     def finish(
         self, phase: str, future: Future[list[Scorecard]], items: Sequence[Item]
@@ -61,14 +70,17 @@ class ScoringThread:
             why = f"no verdict in {self._limit:g} s: a judge holds up all others"
         except (CancelledError, *_ENDS, GeneratorExit) as error:
             why = f"the judges' thread ended ({type(error).__name__})"
-        self._give_up(why)
+        with self._lock:
+            if self._loops.get(future) is self._loop:
+                self._give_up(why)
         return [_unjudged(self.scorers[phase], item, why) for item in items]
 
     def close(self) -> None:
         """End the loop."""
-        if self._loop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        self._loop = self._thread = None
+        with self._lock:
+            if self._loop is not None and self._loop.is_running():
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = self._thread = None
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._thread is not None and not self._thread.is_alive():

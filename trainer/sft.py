@@ -27,6 +27,7 @@ from trainer.config import Sft
 from trainer.data import TrainingData
 from trainer.log import LOG, LogFile
 from trainer.manifest import make_manifest, settle
+from trainer.preflight import check_batches
 from trainer.saving import FINAL, save_final
 from trainer.sft_rows import GoldReplies, write_rows
 from trainer.special_tags import add_span_tags, trainable_rows
@@ -78,6 +79,7 @@ def run_sft(stage: Sft, data: TrainingData, say: Say, callbacks: Sequence[Any] =
 
 def check(stage: Sft, data: TrainingData) -> None:
     """Raise `ConfigError` for what can be seen to be wrong before the model is loaded."""
+    check_batches(stage.batch_size, stage.per_device_batch_size, processes())
     if stage.eval_every and not data.held_out:
         raise ConfigError(
             "eval_every needs dialogues to measure the loss on: set held_out.personas above 0, or "

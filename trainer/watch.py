@@ -143,7 +143,8 @@ def watched_steps(
 def concerns(history: Sequence[Values]) -> list[str]:
     """What is worrying now, a sentence each, by the last steps' numbers (oldest first).
 
-    `kl` is looked at where the caller adds it from the trainer's log.
+    `kl` is looked at where the caller adds it from the trainer's log. A history may leave out
+    steps between the first `STEPS` and the last.
     """
     return list(_raised(history).values())
 
@@ -209,10 +210,11 @@ def _collapsed(judge: str, judges: Sequence[str], values: Values) -> bool:
 
 
 def _sameness(history: Sequence[Values]) -> dict[str, str]:
-    known = [values["distinct_2"] for values in history if "distinct_2" in values]
-    if len(known) < 2 * STEPS:
+    begun = [values["distinct_2"] for values in history[:STEPS] if "distinct_2" in values]
+    last = [values["distinct_2"] for values in history[-STEPS:] if "distinct_2" in values]
+    if len(history) < 2 * STEPS or len(last) < STEPS or not begun:
         return {}
-    first, last = sum(known[:STEPS]) / STEPS, known[-STEPS:]
+    first = sum(begun) / len(begun)
     if max(last) >= ALIKE * first:
         return {}
     return {

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer.alarm import RewardAlarm
+from trainer.alarm import RewardAlarm, unwatched
 from trainer.best import Choice, choose
 from trainer.config import Alarm, Best
 from trainer.evaluation import Evaluation, evaluate_rows
-from trainer.evaluations import EVALUATIONS, append, read
-from trainer.ledger import Row
+from trainer.evaluations import EVALUATIONS, append, go_back, read
+from trainer.ledger import LEDGER, Row, iterate_rows
 from trainer.scorers import Scorers
+from trainer.spread import check_spread
+from trainer.watch import new_concerns, watch, watched_steps
+
+#: So many of the first and of the last batches are looked back on.
+_REMEMBERED = 50
+#: What is watched and not in TRL's log already.
+_LOGGED = ("length_correlation", "zero_spread_share", "repetition", "distinct_2", "truncated_share")
 
 
 class Watching:
@@ -37,13 +44,33 @@ class Watching:
         self._scorers = scorers
         self._best = best
         self._alarm = RewardAlarm(alarm)
-        self._stops = alarm.stop
         self._say = say
         self._writes = writes
         self.evaluations: list[Evaluation] = []
-        for old in read(self._file) if resume_at is not None else []:
-            if old.step <= resume_at:
-                self._take(old)
+        self._first = resume_at is None
+        self._history = [] if resume_at is None else self._earlier(folder, resume_at)
+        if writes and self._file.exists():
+            go_back(self._file, resume_at)
+        if resume_at is not None:
+            for old in read(self._file):
+                if old.step <= resume_at:
+                    self._take(old)
+
+    def trained(self, rows: Sequence[Row], divergence: float | None) -> Mapping[str, float]:
+        """Take the candidates of a batch, of all processes; numbers for the log.
+
+        Raises `PreflightError` for a first batch that nothing can be learned from. `divergence` is
+        the last KL divergence from the first policy, where it is measured.
+        """
+        if self._first:
+            check_spread(rows)
+            self._first = False
+        numbers = watch(rows, self._scorers.rewarded.dimensions)
+        self._history.append(numbers | ({} if divergence is None else {"kl": divergence}))
+        self._history = _shortened(self._history)
+        for sentence in new_concerns(self._history):
+            self._say(sentence)
+        return {f"watch/{name}": numbers[name] for name in _LOGGED if name in numbers}
 
     def evaluated(self, rows: Sequence[Row]) -> Mapping[str, float]:
         """Take the rows of an evaluation, of all processes; numbers for the log."""
@@ -51,14 +78,15 @@ class Watching:
         evaluation = evaluate_rows(rows, dimensions, self._scorers.held_out)
         if self._writes:
             append(self._file, evaluation)
-        sentence = self._take(evaluation)
-        if sentence:
+        alarm = self._take(evaluation)
+        blind = unwatched(evaluation) if len(self.evaluations) == 1 else None
+        for sentence in filter(None, (blind, alarm)):
             self._say(sentence)
         return _numbers(evaluation)
 
     def stop(self) -> bool:
-        """Whether the training is to end: the alarm went off, and is to stop it."""
-        return self._stops and bool(self.alarms)
+        """Whether the training is to end: the alarm of a held-out judge went off, and is to."""
+        return self._alarm.stop
 
     def choice(self) -> Choice:
         """The best checkpoint so far, and why."""
@@ -68,6 +96,15 @@ class Watching:
         """Its step; None while none is above the floors."""
         return self.choice().step if self.evaluations else None
 
+    def _earlier(self, folder: Path, step: int) -> list[dict[str, float]]:
+        """What was watched before the checkpoint of `step`, as this process's ledger has it."""
+        ledger = folder / LEDGER
+        if not ledger.exists():
+            return []
+        rows = (row for row in iterate_rows(ledger) if row.step < step)
+        steps = watched_steps(rows, self._scorers.rewarded.dimensions)
+        return _shortened([numbers for _, numbers in steps])
+
     def _take(self, evaluation: Evaluation) -> str | None:
         self.evaluations.append(evaluation)
         sentence = self._alarm.add(evaluation)
@@ -76,9 +113,16 @@ class Watching:
         return sentence
 
 
+def _shortened(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The first steps, which later ones are compared with, and the last."""
+    if len(history) <= 2 * _REMEMBERED:
+        return history
+    return history[:_REMEMBERED] + history[-_REMEMBERED:]
+
+
 def _numbers(evaluation: Evaluation) -> dict[str, float]:
-    found = {
-        "held_out/score": evaluation.held_out,
-        "held_out/rewarded": evaluation.rewarded,
-    }
-    return {name: estimate.mean for name, estimate in found.items() if estimate is not None}
+    """Means for the log; what stands in for a held-out judge has a name of its own."""
+    watched = "held_out/score" if evaluation.independent else "held_out/stand_in"
+    found = {watched: evaluation.watched, "held_out/rewarded": evaluation.rewarded}
+    means = {name: estimate.mean for name, estimate in found.items() if estimate is not None}
+    return {name: mean for name, mean in means.items() if mean is not None}

@@ -27,8 +27,10 @@ from kardiabench.cli import (
     merging,
     options,
     publishing,
+    rescoring,
     running,
     submitting,
+    training,
 )
 from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, EXIT_USAGE, KardiaBenchError
 from kardiabench.redaction import without_keys
@@ -54,6 +56,8 @@ for command in (
     *inspecting.COMMANDS,
     *publishing.COMMANDS,
     *submitting.COMMANDS,
+    *training.COMMANDS,
+    *rescoring.COMMANDS,
 ):
     cli.add_command(command)
 looking.judges.add_command(checking.check)

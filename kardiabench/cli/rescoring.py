@@ -13,6 +13,7 @@ from kardiabench.cli import output
 from kardiabench.errors import RunError
 
 if TYPE_CHECKING:
+    from trainer.rejudging import JudgeCount
     from trainer.rescoring import Difference, Report
 
 
@@ -97,16 +98,7 @@ def _show(report: Report) -> None:
     said = f"{report.rows} candidates, {report.masked} of them without a composite"
     output.echo(f"{said}; {report.differ or 'none'} differ{'s' if report.differ == 1 else ''}")
     for name, count in report.judges.items():
-        kept = [
-            f"{number} {what}"
-            for number, what in (
-                (count.not_cached, "not cached, kept"),
-                (count.failed, "failed then, kept"),
-            )
-            if number
-        ]
-        way = {"anew": "judged anew", "cache": "from the cache"}.get(count.how, "not opened, kept")
-        output.echo(plain("; ".join([f"  {name}: {count.compared} {way}", *kept])))
+        output.echo(plain(f"  {name}: {_judged(count)}"))
     for drift in report.drift:
         mean, equal = drift.mean_absolute, drift.share_equal
         numbers = (
@@ -116,6 +108,18 @@ def _show(report: Report) -> None:
         )
         lost = f"; {drift.unjudged} not judged now" if drift.unjudged else ""
         output.echo(plain(f"  live {drift.judge}.{drift.dimension}: {numbers}{lost}"))
+
+
+def _judged(count: JudgeCount) -> str:
+    """How a judge's verdicts were looked at."""
+    if count.how == "not opened":
+        return "the ledger does not say how to open it; its verdicts were kept"
+    said = [f"{count.compared} {'judged anew' if count.how == 'anew' else 'from the cache'}"]
+    if count.not_cached:
+        said.append(f"{count.not_cached} not cached, kept")
+    if count.failed:
+        said.append(f"{count.failed} failed then, kept")
+    return "; ".join(said)
 
 
 COMMANDS = (rescore,)
