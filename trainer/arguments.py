@@ -9,7 +9,9 @@ from typing import Any
 from kardiabench.contracts import LocalOptions
 from kardiabench.errors import ConfigError, did_you_mean
 from kardiabench.models.local.loading import load_trainable
+from kardiabench.models.local.weights import shown_name, weights_identity
 from trainer.config import Lora, Training
+from trainer.texts import Texts
 
 
 def processes() -> int:
@@ -109,6 +111,25 @@ def load_policy(stage: Training) -> tuple[Any, Any]:
     tokenizer.padding_side = "left"
     model.config.use_cache = not stage.gradient_checkpointing
     return model, tokenizer
+
+
+def policy_identity(stage: Training, texts: Texts) -> dict[str, object]:
+    """What the training begins with: the weights' content, and how prompts are made."""
+    local = LocalOptions(revision=stage.model_revision)
+    return {
+        "model": shown_name(stage.model),
+        **weights_identity(stage.model, local),
+        "prompts": dict(texts.plan.identity),
+        "format": dict(texts.format.identity),
+    }
+
+
+def without_bars(trainer: Any) -> None:
+    """Take transformers' own display away."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
 
 
 def lora_config(lora: Lora | None, **more: Any) -> Any:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kardiabench.contracts import LocalOptions
 from kardiabench.models.local.loading import end_ids
-from kardiabench.models.local.weights import shown_name, weights_identity
+from kardiabench.models.local.weights import shown_name
 from kardiabench.prompts import PromptPlan
 from kardiabench.records import Turn
 from trainer.arguments import (
@@ -17,8 +16,10 @@ from trainer.arguments import (
     common_arguments,
     load_policy,
     lora_config,
+    policy_identity,
     processes,
     trl_config,
+    without_bars,
 )
 from trainer.checkpoints import Complete, is_over, step_of
 from trainer.config import Grpo, Vllm
@@ -82,17 +83,6 @@ def prepare(stage: Grpo, data: TrainingData, scorers: Scorers) -> Prepared:
     )
 
 
-def policy_identity(stage: Grpo, texts: Texts) -> dict[str, object]:
-    """What the training begins with: the weights' content, and how prompts are made."""
-    local = LocalOptions(revision=stage.model_revision)
-    return {
-        "model": shown_name(stage.model),
-        **weights_identity(stage.model, local),
-        "prompts": dict(texts.plan.identity),
-        "format": dict(texts.format.identity),
-    }
-
-
 def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[Any] = ()) -> Any:
     """Train to the end, and return TRL's trainer, or None where there is nothing left to do.
 
@@ -146,20 +136,12 @@ def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[
     return trainer
 
 
-def without_bars(trainer: Any) -> None:
-    """Take transformers' own display away."""
-    from transformers import PrinterCallback, ProgressCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-
-
 def make_header(prepared: Prepared) -> Header:
     """What makes the ledger readable by itself."""
     scorers = prepared.scorers
     return Header(
         scorer=scorers.rewarded.identity,
-        settings=scorers.settings.to_json(),
+        settings=scorers.all_settings.to_json(),
         data=prepared.data.identity,
         held_out=scorers.watched.identity if scorers.held_out else None,
         model=shown_name(prepared.stage.model),

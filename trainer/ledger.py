@@ -116,7 +116,7 @@ class Ledger:
         if old is None:
             self._log.append(_dump(asdict(header)))
             return
-        if json.loads(_dump(asdict(old))) != json.loads(_dump(asdict(header))):
+        if _deciding(old) != _deciding(header):
             self._log.close()
             raise RunError(
                 f"{path} is the ledger of another training (its judges, data or model differ); "
@@ -137,6 +137,13 @@ class Ledger:
     def close(self) -> None:
         """Bring everything to the disk."""
         self._log.close()
+
+
+def _deciding(header: Header) -> Any:
+    """What two ledgers of one training have in common: not how patiently judges were asked."""
+    content = json.loads(_dump(asdict(header)))
+    del content["settings"]
+    return content
 
 
 def row_line(row: Row) -> bytes:

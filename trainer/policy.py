@@ -114,6 +114,9 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Ours is written when the training has ended."""
 
+    def _send_telemetry(self) -> None:
+        """What is trained, and where, is nobody's business."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial))

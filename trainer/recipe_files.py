@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import yaml
 from pydantic import ValidationError
@@ -33,6 +33,14 @@ def built_in() -> dict[str, str]:
     folder = resources.files("trainer.recipes")
     names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if _is_yaml(item))
     return {name: str(_parsed(source_of(name), name).get("about", "")) for name in names}
+
+
+@overload
+def load_stage(stage: Literal["grpo"], recipe: str | None, overrides: Sequence[str]) -> Grpo: ...
+
+
+@overload
+def load_stage(stage: str, recipe: str | None, overrides: Sequence[str]) -> Sft | Split | Grpo: ...
 
 
 def load_stage(stage: str, recipe: str | None, overrides: Sequence[str]) -> Sft | Split | Grpo:

@@ -33,7 +33,9 @@ class Scorers:
     rewarded: Scorer
     watched: Scorer
     held_out: tuple[str, ...]
+    #: Those of `kardiabench run` with the rewarded judges, and with all of them.
     settings: RunSettings
+    all_settings: RunSettings
     registry: Registry
     models: Mapping[str, ChatModel]
     cache: Cache | None
@@ -127,7 +129,7 @@ def open_scorers(
     cache = Cache(default_path()) if judging.cache else None
     models = Models(registry, settings)
     rewarded = _weighted(make_scorer(settings, registry, models, cache), judging)
-    watched = rewarded
+    watched, both = rewarded, settings
     if held_out:
         both = run_settings(stage, judging, held_out, processes)
         scorer = make_scorer(both, registry, models, cache)
@@ -135,9 +137,17 @@ def open_scorers(
     names = {judge.name for judge in rewarded.judges}
     extra = tuple(judge.name for judge in watched.judges if judge.name not in names)
     _check_held_out(rewarded, watched, extra)
-    settings = replace(settings, weights=rewarded.weights)
     return Scorers(
-        rewarded, watched, extra, settings, registry, models.opened, cache, judging, warn
+        rewarded=rewarded,
+        watched=watched,
+        held_out=extra,
+        settings=replace(settings, weights=rewarded.weights),
+        all_settings=replace(both, weights=rewarded.weights),
+        registry=registry,
+        models=models.opened,
+        cache=cache,
+        patience=judging,
+        warn=warn,
     )
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kardiabench.contracts import LocalOptions
 from kardiabench.errors import ConfigError, PreflightError
 from kardiabench.models.local.loading import end_ids
-from kardiabench.models.local.weights import shown_name, weights_identity
 from kardiabench.prompts import PromptPlan
 from kardiabench.records import Turn
 from trainer.arguments import (
@@ -18,9 +16,11 @@ from trainer.arguments import (
     common_arguments,
     load_policy,
     lora_config,
+    policy_identity,
     processes,
     trl_config,
     weights_type,
+    without_bars,
 )
 from trainer.checkpoints import Complete, newest
 from trainer.config import Sft
@@ -106,7 +106,7 @@ def prepare(stage: Sft, data: TrainingData, say: Say) -> Prepared:
         thinking=stage.thinking,
     )
     if state.is_main_process:
-        identity = _identity(stage, texts)
+        identity = policy_identity(stage, texts)
         recipe = stage.model_dump(mode="json")
         settle(stage.output, make_manifest(recipe, data.identity, identity, {}))
         checkpoint_to_resume(stage.output)
@@ -138,16 +138,6 @@ def _check_whole(stage: Sft) -> None:
         )
 
 
-def _identity(stage: Sft, texts: Texts) -> dict[str, object]:
-    """What the training begins with: the weights' content, and how prompts are made."""
-    return {
-        "model": shown_name(stage.model),
-        **weights_identity(stage.model, LocalOptions(revision=stage.model_revision)),
-        "prompts": dict(texts.plan.identity),
-        "format": dict(texts.format.identity),
-    }
-
-
 def make_trainer(prepared: Prepared, callbacks: Sequence[Any]) -> Any:
     """TRL's trainer with its rows; raises `ConfigError` for a recipe that it refuses."""
     from trainer.gold_trainer import GoldTrainer
@@ -168,7 +158,7 @@ def make_trainer(prepared: Prepared, callbacks: Sequence[Any]) -> Any:
         )
     except ValueError as error:  # peft's and TRL's word for what does not go together
         raise ConfigError(f"{stage.model} cannot be trained so: {_brief(error)}") from error
-    _without_bars(trainer)
+    without_bars(trainer)
     return trainer
 
 
@@ -229,13 +219,6 @@ def _save(stage: Sft, texts: Texts) -> None:
 def _exact(stage: Sft) -> Sft:
     """The stage with its base in float32, where merging an adapter rounds least."""
     return stage.model_copy(update={"dtype": "float32"})
-
-
-def _without_bars(trainer: Any) -> None:
-    from transformers import PrinterCallback, ProgressCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
 
 
 def _brief(error: Exception) -> str:

@@ -111,6 +111,37 @@ def curves(folder: Path) -> None:
     output.echo(str(write_page(folder, "ledger")))
 
 
+@train.command()
+@opt.compose(
+    click.option(
+        "--engine",
+        type=click.Choice(["verl", "openrlhf", "swift"]),
+        required=True,
+        help="Whose format the rows are written in.",
+    ),
+    click.option("--config", "recipe", help="A GRPO recipe: a YAML file or a built-in one."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path, dir_okay=False),
+        required=True,
+        help="File to write: .jsonl, for verl also .parquet.",
+    ),
+    click.argument("overrides", nargs=-1, metavar="[OVERRIDES]..."),
+)
+@output.results_only
+def export(engine: str, recipe: str | None, out: Path, overrides: Sequence[str]) -> None:
+    """Write the training rows for another engine, whose reward function is the same Scorer.
+
+    docs/training-engines.md says how each engine is told of it.
+    """
+    _need_trainer()
+    from trainer.adapters.export import export as write_rows
+    from trainer.recipe_files import load_stage
+
+    for sentence in write_rows(load_stage("grpo", recipe, overrides), engine, out):
+        output.echo(sentence)
+
+
 def _run(
     stage: str, recipe: str | None, overrides: Sequence[str], *, check: bool, quiet: bool
 ) -> None:

@@ -31,7 +31,7 @@ def attach(model: Any, adapter: Place, name: str, *, merge: bool) -> Any:
         )
     pinned = {} if adapter.revision is None else {"revision": adapter.revision}
     weights = load_peft_weights(adapter.source, device="cpu", **pinned)
-    _grow_embeddings(model, weights)
+    _grow_embeddings(model, weights, adapter.config)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,11 +42,18 @@ def attach(model: Any, adapter: Place, name: str, *, merge: bool) -> Any:
     return adapted.merge_and_unload(safe_merge=True) if merge else adapted.get_base_model()
 
 
-def _grow_embeddings(model: Any, weights: Mapping[str, Any]) -> None:
+def _grow_embeddings(model: Any, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     saved = [value.shape[0] for key, value in weights.items() if key.endswith(_EMBEDDINGS)]
-    rows = max(saved, default=0)
+    rows = max([*saved, *(number + 1 for number in _trained_rows(config))], default=0)
     if rows > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _trained_rows(config: Mapping[str, Any]) -> list[int]:
+    """The rows of embeddings that the adapter has by themselves: a list, or one a layer."""
+    rows = config.get("trainable_token_indices") or []
+    lists = rows.values() if isinstance(rows, Mapping) else [rows]
+    return [int(number) for numbers in lists for number in numbers]
 
 
 def _check_all_used(adapted: Any, weights: Mapping[str, Any], adapter: Place, name: str) -> None:
