@@ -14,6 +14,8 @@ from trainer.log import LOG, read_log
 from trainer.recipe_files import load_stage
 from trainer.stages import run_stage
 
+PLUGIN = Path(__file__).with_name("reward_plugin.py")
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -37,10 +39,10 @@ class Learned:
         return sum(values) / len(values)
 
 
-def fine_tune(folder: Path, *, special_tags: bool, seed: int) -> Path:
+def fine_tune(folder: Path, *, special_tags: bool, seed: int, **rows_made: int) -> Path:
     """A tiny policy after 60 steps of SFT; its rows lie beside it."""
     model = tiny_policy.build_policy(folder / "model", special_tags=special_tags, seed=seed)
-    rows = tiny_policy.write_rows(folder / "rows")
+    rows = tiny_policy.write_rows(folder / "rows", **rows_made)
     given = [f"model={model}", f"data.dataset={rows}", f"output={folder / 'sft'}", f"seed={seed}"]
     return run(load_stage("sft", "sft-tiny", given))
 
@@ -51,6 +53,21 @@ def reinforce(folder: Path, model: Path, *overrides: str) -> Learned:
     given = [f"model={model}", f"data.dataset={folder / 'rows'}", f"output={output}", *overrides]
     run(load_stage("grpo", "grpo-tiny", given))
     return Learned(output)
+
+
+def drill(folder: Path, *, seed: int = 0, stop: bool = False) -> Path:
+    """A policy is rewarded by a judge that can be gamed, and watched by one that cannot."""
+    model = fine_tune(folder, special_tags=True, seed=seed, personas=16, dialogues=128)
+    output = folder / "drill"
+    given = [
+        *(f"model={model}", f"data.dataset={folder / 'rows'}", f"output={output}", f"seed={seed}"),
+        *(f"plugins=[{PLUGIN}]", "judging.judges=[flattered]", "judging.weights={flattered: 1}"),
+        *("held_out.judges=[careful]", "held_out.personas=8", "held_out.dialogues=64"),
+        *("learning_rate=2e-4", "eval_every=10", "best.format_floor=0.5"),
+        f"alarm.stop={str(stop).lower()}",
+    ]
+    run(load_stage("grpo", "grpo-tiny", given))
+    return output
 
 
 def run(stage: Any) -> Path:

@@ -103,7 +103,7 @@ def test_the_alarm_and_the_chosen_checkpoint_are_said_and_marked(folder: Path, p
     assert [step for step, _ in data.alarms] == [6]
     assert "Alarm at step 6:" in page.text
     assert data.choice is not None
-    assert data.choice.step == 0
+    assert data.choice.step == 2
     assert data.choice.why in page.text
     svg = (folder / "curves.html").read_text("utf-8")
     assert svg.count(">alarm</text>") == 5

@@ -45,7 +45,11 @@ class Choice:
 
 
 def choose(evaluations: Sequence[Evaluation], config: Best) -> Choice:
-    """Choose among evaluations in the order of their steps; of equal scores the earlier."""
+    """Choose among evaluations in the order of their steps; of equal scores the earlier.
+
+    That of step 0 is the model that the training began with: it has no checkpoint to choose, and
+    `why` says so where it scored highest.
+    """
     if not evaluations:
         return Choice(None, "nothing was evaluated, so there is no best checkpoint")
     objections = {found.step: objection(found, config) for found in evaluations}
@@ -57,7 +61,7 @@ def choose(evaluations: Sequence[Evaluation], config: Best) -> Choice:
     best = next(found for found in passed if _score(found) >= highest - _ROUNDING)
     return Choice(
         step=best.step,
-        why=_why(best, len(passed), len(evaluations)),
+        why=_why(best, len(passed), len(evaluations)) + _began_higher(evaluations[0], best),
         score=best.watched,
         source=best.held_out_source,
         others={
@@ -72,6 +76,8 @@ def choose(evaluations: Sequence[Evaluation], config: Best) -> Choice:
 
 def objection(found: Evaluation, config: Best) -> str | None:
     """Why an evaluation cannot win whatever its score is, if so."""
+    if found.step == 0:
+        return "it is the model that the training began with"
     if found.watched is None:
         return f"it has no held-out score: {found.held_out_source}"
     checks = (
@@ -104,6 +110,16 @@ def _why(best: Evaluation, passed: int, total: int) -> str:
     return (
         f"step {best.step} has the highest {best.watched_name}, {_with_interval(best.watched)}, of "
         f"{passed} evaluations above the floors ({total} in all); scored by: {best.held_out_source}"
+    )
+
+
+def _began_higher(first: Evaluation, best: Evaluation) -> str:
+    """What to know when no checkpoint is as good as the model before training."""
+    before = first.watched.mean if first.step == 0 and first.watched is not None else None
+    if before is None or before <= _score(best) + _ROUNDING:
+        return ""
+    return (
+        f"; the model that the training began with scored higher: {_with_interval(first.watched)}"
     )
 
 

@@ -298,8 +298,8 @@ def _duration(seconds: float) -> str:
 
 
 def _line(text: str) -> str:
-    """Somebody's text on one line, at most 300 characters, without what moves the cursor."""
-    return plain(" ".join(str(text).split()))[:300]
+    """Somebody's text on one line, at most 900 characters, without what moves the cursor."""
+    return plain(" ".join(str(text).split()))[:900]
 
 
 def _write(line: str) -> None:
