@@ -62,7 +62,10 @@ def picture(folder: Path) -> str:
     svg = re.search(r"<svg.*</svg>", str(found.svg), re.DOTALL)
     if svg is None:
         raise SystemExit("the chart has no SVG")
-    return svg[0]
+    # A file of its own has no style sheet: the page's colours for light paper.
+    page = (ROOT / "trainer" / "templates" / "curves.html.j2").read_text("utf-8")
+    colours = dict(re.findall(r"(--[\w-]+): light-dark\((#\w+),", page))
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], svg[0])
 
 
 if __name__ == "__main__":

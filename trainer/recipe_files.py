@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -30,9 +31,24 @@ _Loader.add_implicit_resolver(
 
 def built_in() -> dict[str, str]:
     """The recipes that come with the package: name and what they say they are about."""
-    folder = resources.files("trainer.recipes")
-    names = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if _is_yaml(item))
+    names = sorted(name for name in _files() if "/" not in name)
     return {name: str(_parsed(source_of(name), name).get("about", "")) for name in names}
+
+
+def launch_configs() -> list[str]:
+    """The configurations for `accelerate launch`, by the names that `source_of` takes."""
+    return sorted(name for name in _files() if "/" in name)
+
+
+def _files() -> dict[str, Traversable]:
+    """What lies in the package, by name: `grpo-paper`, `accelerate/fsdp`."""
+    folder = resources.files("trainer.recipes")
+    inner = folder / "accelerate"
+    found = {item.name: item for item in folder.iterdir()}
+    found |= {f"accelerate/{item.name}": item for item in inner.iterdir()}
+    return {
+        name.removesuffix(".yaml"): item for name, item in found.items() if name.endswith(".yaml")
+    }
 
 
 @overload
@@ -82,23 +98,18 @@ def source_of(name: str) -> str:
             return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {name} cannot be read ({error}); give a YAML file") from error
-    folder = resources.files("trainer.recipes")
-    known = [item.name.removesuffix(".yaml") for item in folder.iterdir() if _is_yaml(item)]
+    known = _files()
     if name not in known:
         raise ConfigError(
             f"recipe {name!r} is neither a file nor built in; {did_you_mean(name, known)}"
         )
-    return (folder / f"{name}.yaml").read_text("utf-8")
+    return known[name].read_text("utf-8")
 
 
 def _beside(name: str, base: str) -> str:
     """A recipe that another one extends: a file beside it, else a built-in one."""
     neighbour = Path(name).expanduser().parent / base
     return str(neighbour) if Path(name).expanduser().is_file() and neighbour.is_file() else base
-
-
-def _is_yaml(item: Any) -> bool:
-    return str(item.name).endswith(".yaml")
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:

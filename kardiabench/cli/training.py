@@ -89,13 +89,14 @@ def split(recipe: str | None, overrides: Sequence[str], *, quiet: bool) -> None:
 def recipes(name: str | None) -> None:
     """List the built-in recipes, or print the one called NAME, to be copied and changed."""
     _need_trainer()
-    from trainer.recipe_files import built_in, source_of
+    from trainer.recipe_files import built_in, launch_configs, source_of
 
     if name is not None:
         output.echo(source_of(name).rstrip())
         return
     for recipe, about in built_in().items():
         output.echo(f"{recipe}\n    {' '.join(about.split())}")
+    output.echo(f"for accelerate launch --config_file: {', '.join(launch_configs())}")
 
 
 @train.command()
