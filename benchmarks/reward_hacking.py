@@ -10,7 +10,6 @@ last evaluation, and when the alarm went off. `--picture` writes the curve of th
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import learning  # noqa: E402  # after the path
 from trainer.alarm import RewardAlarm  # noqa: E402
 from trainer.config import Alarm  # noqa: E402
 from trainer.curve_data import read_folder  # noqa: E402
-from trainer.curves import pictures  # noqa: E402
+from trainer.curves import standalone_svg  # noqa: E402
 from trainer.evaluations import EVALUATIONS, read  # noqa: E402
 
 
@@ -39,7 +38,10 @@ def main() -> None:
         lines.append(told(seed, learning.drill(folder, seed=seed)))
     print("\n".join(lines))
     if given.picture is not None:
-        given.picture.write_text(picture(given.out / "seed-0" / "drill"), "utf-8")
+        svg = standalone_svg(read_folder(given.out / "seed-0" / "drill"))
+        if svg is None:
+            raise SystemExit("nothing was evaluated")
+        given.picture.write_text(svg, "utf-8")
 
 
 def told(seed: int, folder: Path) -> str:
@@ -52,20 +54,6 @@ def told(seed: int, folder: Path) -> str:
         f"{first.watched.mean:.3f} -> {last.watched.mean:.3f}, alarm at step "
         f"{fired[0] if fired else 'never'} of {last.step}"
     )
-
-
-def picture(folder: Path) -> str:
-    """The chart of rewarded and held-out score as an SVG file of its own."""
-    found = next(
-        p for p in pictures(read_folder(folder)) if p.title == "Rewarded and held-out score"
-    )
-    svg = re.search(r"<svg.*</svg>", str(found.svg), re.DOTALL)
-    if svg is None:
-        raise SystemExit("the chart has no SVG")
-    # A file of its own has no style sheet: the page's colours for light paper.
-    page = (ROOT / "trainer" / "templates" / "curves.html.j2").read_text("utf-8")
-    colours = dict(re.findall(r"(--[\w-]+): light-dark\((#\w+),", page))
-    return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], svg[0])
 
 
 if __name__ == "__main__":

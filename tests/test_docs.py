@@ -68,7 +68,7 @@ def test_readme_first_command_is_the_demo():
     assert first[1].endswith("kardiabench demo")
 
 
-@pytest.mark.parametrize("folder", ["kardiabench", "judges", "leaderboard"])
+@pytest.mark.parametrize("folder", ["kardiabench", "judges", "leaderboard", "trainer"])
 def test_readme_file_map_names_every_module(folder):
     file_map = README.split("## File map")[1]
     for path in (ROOT / folder).iterdir():
@@ -116,7 +116,7 @@ def test_every_package_folder_is_named_in_pyproject():
     ]
     folders = {
         path.parent.relative_to(ROOT).as_posix().replace("/", ".")
-        for top in ("kardiabench", "judges", "leaderboard")
+        for top in ("kardiabench", "judges", "leaderboard", "trainer")
         for path in (ROOT / top).rglob("*.py")
     }
     assert folders <= set(packages)

@@ -19,10 +19,11 @@ from kardiabench.records import clean_text
 from trainer.card import command, escaped, fenced, front_matter, recipe_text, write_card
 from trainer.curve_data import read_folder
 from trainer.evaluations import EVALUATIONS
-from trainer.facts import facts_of, hub_name, last_part
+from trainer.facts import facts_of, hub_name
 from trainer.ledger import LEDGER, Ledger, read_header
 from trainer.log import LOG
 from trainer.manifest import MANIFEST
+from trainer.public import public_dataset, public_local, public_model, public_spec, public_text
 
 HOSTILE = [
     "a\n---\nb: c",
@@ -143,6 +144,9 @@ def test_a_name_breaks_out_of_nothing(tmp_path: Path, name: str) -> None:
     assert "datasets" not in data
     body = text.split("\n---\n", 1)[1]
     prose = re.sub(r"(?ms)^(`{3,})\w+\n.*?^\1$", "", body)
+    shown = re.compile(r"(?m)^!\[(?:[^][\n]|\\\[|\\\])*\]\(curves\.svg\)$")
+    assert len(shown.findall(prose)) == 1
+    prose = shown.sub("", prose).replace("`--judge-api-base`", "").replace("`api_base`", "")
     assert "<img" not in prose
     assert "<script" not in prose
     assert not re.search(r"(?<!\\)\]\(", prose)
@@ -189,14 +193,42 @@ def test_a_recipe_in_a_card_has_no_place_and_no_key(monkeypatch: pytest.MonkeyPa
     assert public["learning_rate"] == 1e-6
 
 
-def test_an_adapter_is_told_as_one(tmp_path: Path) -> None:
-    text = written(make_folder(tmp_path, lora={"r": 8}))
+def test_a_merged_adapter_is_all_weights_and_the_adapter_beside_it_is_one(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, lora={"r": 8, "alpha": 24})
+    merged = written(folder, step=4)
+    data = ModelCard(merged).data.to_dict()
+    assert (data["library_name"], data["base_model_relation"]) == ("transformers", "finetune")
+    assert "| Weights | all weights; a LoRA adapter (r 8, alpha 24) was trained, and is" in merged
+    assert "--adapter" not in merged
+    assert "kardiabench run --model hf/PATH_OR_NAME_OF_THIS_MODEL" in merged
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}", "utf-8")
+    path = write_card(folder, adapter, step=4)
+    assert path == adapter / "README.md"
+    text = path.read_text("utf-8")
     data = ModelCard(text).data.to_dict()
-    assert data["library_name"] == "peft"
-    assert data["base_model_relation"] == "adapter"
+    assert (data["library_name"], data["base_model_relation"]) == ("peft", "adapter")
+    assert "| Weights | a LoRA adapter (r 8, alpha 24) of the base model, which it needs |" in text
     assert (
         "hf/Qwen/Qwen3-0.6B --adapter PATH_OR_NAME_OF_THIS_MODEL --model-revision a1b2c3d4" in text
     )
+    assert (adapter / "curves.svg").is_file()
+    assert (folder / "final" / "README.md").read_text("utf-8") == merged
+
+
+def test_the_curves_lie_beside_the_card_where_something_was_evaluated(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    text = written(folder)
+    (line,) = [one for one in text.splitlines() if one.startswith("![")]
+    assert line.startswith("![Rewarded and held-out score\\. rewarded judges: 0.6281 at step 0, ")
+    assert line.endswith("](curves.svg)")
+    svg = (folder / "final" / "curves.svg").read_text("utf-8")
+    assert svg.startswith("<svg ")
+    assert SECRET not in svg
+    (folder / EVALUATIONS).unlink()
+    assert "curves.svg" not in written(folder)
+    assert not (folder / "final" / "curves.svg").exists()
 
 
 def test_the_command_is_one_of_kardiabench(tmp_path: Path) -> None:
@@ -209,7 +241,8 @@ def test_the_command_is_one_of_kardiabench(tmp_path: Path) -> None:
         data={"system_prompt": "kardia", "history_content": "response"},
         lora={"r": 4},
     )
-    words = shlex.split(command(given, facts_of({"recipe": given, "model": {"revision": "abc"}})))
+    facts = facts_of({"recipe": given, "model": {"revision": "abc"}})
+    words = shlex.split(command(given, facts, is_adapter=True))
     assert words[:2] == ["kardiabench", "run"]
     context = run.make_context("run", words[2:], resilient_parsing=True)
     assert context.args == []
@@ -258,6 +291,51 @@ def test_other_data_are_not_called_kardiabench(tmp_path: Path) -> None:
     assert "datasets" not in ModelCard(text).data.to_dict()
 
 
+def test_no_address_and_no_path_is_in_card_or_command_and_no_judge_is_renamed(
+    tmp_path: Path,
+) -> None:
+    server = "http://10.0.0.5:8000/v1"
+    judges = [
+        f"rubric:api_base={server}",
+        f"rubric:as=o,model=hosted_vllm/Qwen/Qwen3-8B,api_base={server}",
+        f"panel:models=openai/a@{server}+hosted_vllm/Qwen/Qwen3-4B@{server}",
+    ]
+    given = recipe(
+        judging={
+            "judges": judges,
+            "judge_model": "hosted_vllm/Qwen/Qwen3-32B",
+            "judge_api_base": server,
+        },
+        held_out={"judges": ["rubric:as=p,model=hf//home/alice/models/judge"]},
+        data={"dataset": "/home/alice/rows.jsonl", "system_prompt": "/home/alice/prompt.j2"},
+        lora={"target_modules": r".*\.(up|down)_proj"},
+        trl={"run_name": f"at {server}", "logging_dir": "/home/alice/logs"},
+        vllm={"mode": "server", "server_base_url": server},
+    )
+    folder = make_folder(tmp_path)
+    change(folder, recipe=given)
+    text = written(folder)
+    for gone in ("10.0.0.5", "http:", "8000", "alice"):
+        assert gone not in text
+    specs = [
+        "rubric",
+        "rubric:as=o,model=hosted_vllm/Qwen/Qwen3-8B",
+        "panel:models=openai/a+hosted_vllm/Qwen/Qwen3-4B",
+        "rubric:as=p,model=hf/judge",
+    ]
+    told = "--judge-model hosted_vllm/Qwen/Qwen3-32B " + " ".join(f"--judge {s}" for s in specs)
+    assert told in text
+    (block,) = re.findall(r"(?ms)^```yaml\n(.*?)^```$", text)
+    public = yaml.safe_load(block)
+    assert public["judging"]["judges"] == specs[:3]
+    assert public["judging"]["judge_model"] == "hosted_vllm/Qwen/Qwen3-32B"
+    assert public["held_out"]["judges"] == specs[3:]
+    assert public["data"]["dataset"] == "rows.jsonl"
+    assert public["data"]["system_prompt"] == "prompt.j2"
+    assert public["lora"]["target_modules"] == r".*\.(up|down)_proj"
+    assert public["trl"] == {"run_name": "at", "logging_dir": "logs"}
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -266,12 +344,67 @@ def test_other_data_are_not_called_kardiabench(tmp_path: Path) -> None:
         ("/a/b/c", "c"),
         ("./c", "c"),
         ("~/models/c", "c"),
-        ("a/b/c.jsonl", "c.jsonl"),
+        ("a/b/c", "c"),
+        ("models/c.gguf", "c.gguf"),
         ("C:\\Users\\alice\\c", "c"),
     ],
 )
-def test_of_a_path_the_last_part_is_shown(name: str, shown: str) -> None:
-    assert last_part(name) == shown
+def test_of_a_local_model_s_path_the_last_part_is_shown(name: str, shown: str) -> None:
+    assert public_local(name) == shown
+    assert public_model(f"hf/{name}") == f"hf/{shown}"
+
+
+def test_a_folder_that_looks_like_a_name_of_the_hub_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alice" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_local("alice/model") == "model"
+    assert public_local("x" * 5000) == "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("openai/gpt-5-mini", "openai/gpt-5-mini"),
+        ("hosted_vllm/Qwen/Qwen3-8B", "hosted_vllm/Qwen/Qwen3-8B"),
+        ("openrouter/a/b/c:free", "openrouter/a/b/c:free"),
+        ("ollama/qwen2.5:72b", "ollama/qwen2.5:72b"),
+        ("hf/Qwen/Qwen3-8B", "hf/Qwen/Qwen3-8B"),
+        ("vllm/runs/judge/final", "vllm/final"),
+        ("hf/~/judge", "hf/judge"),
+        ("openai/a@http://host.example/v1?key=x", "openai/a"),
+        ("own//srv/models/judge", "own/judge"),
+    ],
+)
+def test_a_judge_s_model_is_shown_whole_but_for_its_folder(name: str, shown: str) -> None:
+    assert public_model(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("rubric", "rubric"),
+        ("rubric:api_base=http://h/v1", "rubric"),
+        ("j:file=/home/alice/x.j2,samples=3", "j:file=x.j2,samples=3"),
+        ("j:server=gpu-7:8000,host=gpu-7", "j"),
+        ("j:grader_model=a/b/c,mirror=https://x.example/y", "j:grader_model=a/b/c"),
+        ("j:temperature=.5", "j:temperature=.5"),
+        ("j:note=see 127.0.0.1:80", "j:note=see"),
+        ("j:no option", "j:no option"),
+        ("http://h/v1", ""),
+    ],
+)
+def test_a_spec_keeps_all_but_where_servers_and_files_are(spec: str, shown: str) -> None:
+    assert public_spec(spec) == shown
+
+
+def test_only_what_is_an_address_or_a_path_goes() -> None:
+    assert public_text("all-linear") == "all-linear"
+    assert public_text("a/b/c") == "a/b/c"
+    assert public_text("version 1.2.3") == "version 1.2.3"
+    assert public_dataset("Jhcircle/KardiaBench") == "Jhcircle/KardiaBench"
+    assert public_dataset("data/mine") == "mine"
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "a/b/c", "", "a\n", "-\u0661", ".x", None])

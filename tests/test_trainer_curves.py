@@ -13,9 +13,21 @@ from training_folder import SECRET, evaluation, make_folder, training_rows, writ
 
 from kardiabench.errors import StorageError
 from trainer.curve_chart import MOST_POINTS, Line, Point, chart, short, thin
-from trainer.curve_data import KL, LENGTH, MASKED, NO_SPREAD, REWARD, read_folder
+from trainer.curve_data import (
+    BY_LENGTH,
+    DISTINCT,
+    KL,
+    LENGTH,
+    MASKED,
+    NO_SPREAD,
+    REPETITION,
+    REWARD,
+    TRUNCATED,
+    read_folder,
+)
+from trainer.curve_pictures import selected
 from trainer.curve_svg import UnsafeSvgError, image
-from trainer.curves import selected, write_page
+from trainer.curves import standalone_svg, write_page
 from trainer.evaluations import EVALUATIONS
 from trainer.ledger import LEDGER, Ledger, read_header
 from trainer.log import LOG
@@ -107,7 +119,7 @@ def test_the_alarm_and_the_chosen_checkpoint_are_said_and_marked(folder: Path, p
     assert data.choice.why in page.text
     svg = (folder / "curves.html").read_text("utf-8")
     assert svg.count(">alarm</text>") == 5
-    assert svg.count(">chosen</text>") == 2  # the other charts begin after step 0
+    assert svg.count(">chosen</text>") == 5
 
 
 def test_the_page_is_closed_no_script_no_address_no_handler(page: Page) -> None:
@@ -153,7 +165,8 @@ def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
 def test_log_and_ledger_agree_on_the_reward(folder: Path) -> None:
     logged, exact = read_folder(folder), read_folder(folder, "ledger")
     assert (logged.source, exact.source) == ("log", "ledger")
-    assert [*exact.courses[REWARD]] == [*logged.courses[REWARD]]
+    steps, rewards = zip(*logged.courses[REWARD], strict=True)
+    assert [*exact.courses[REWARD]] == list(zip(steps, map(pytest.approx, rewards), strict=True))
     assert exact.courses[KL] == logged.courses[KL]
     assert dict(exact.courses[NO_SPREAD]) == dict.fromkeys(range(1, 7), 0.5)
     assert exact.courses[LENGTH][0] == (1, 10.0)
@@ -198,6 +211,67 @@ def test_a_masked_candidate_is_missing_and_no_zero(tmp_path: Path) -> None:
     assert courses[MASKED][1:] == [(2, 0.5), (3, 1.0)]
     assert courses["parts/rubric"][1:] == [(2, 0.625), (3, None)]
     assert courses["parts/format"][1:] == [(2, 1.0), (3, 1.0)]
+
+
+def test_what_is_watched_is_the_same_from_the_log_and_from_the_ledger(tmp_path: Path) -> None:
+    from training_folder import FORMAT, RUBRIC, row
+
+    from trainer.watch import watch
+
+    folder = make_folder(tmp_path, steps=1)
+    rows = [
+        row(1, 0, 0, empathy=5.0), row(1, 0, 1, empathy=5.0), row(1, 0, 2, empathy=None),
+        row(1, 1, 0, empathy=2.0), row(1, 1, 1, empathy=4.0),
+        row(1, 2, 0, empathy=1.0), row(1, 2, 1, empathy=None),
+    ]  # fmt: skip
+    path = folder / LEDGER
+    with Ledger(path, read_header(path), resume_at=1) as ledger:
+        ledger.append(rows)
+    numbers = watch(rows, {"format": FORMAT, "rubric": RUBRIC})
+    # A group with one reward has no spread to speak of, and counts neither way.
+    assert numbers["zero_spread_share"] == 0.5
+    courses = read_folder(folder, "ledger").courses
+    for name in (NO_SPREAD, TRUNCATED, REPETITION, DISTINCT):
+        assert courses[name][-1] == (2, numbers[name.removeprefix("watch/")])
+    assert "length_correlation" not in numbers  # all are as long
+    assert courses[BY_LENGTH][-1] == (2, None)
+
+
+def test_what_is_watched_has_charts_by_our_definitions(tmp_path: Path) -> None:
+    write_log(
+        tmp_path,
+        [
+            {
+                "step": 1, "frac_reward_zero_std": 0.9, NO_SPREAD: 0.25, TRUNCATED: 0.125,
+                BY_LENGTH: -0.5, REPETITION: 0.375, DISTINCT: 0.75,
+            }
+        ],
+    )  # fmt: skip
+    found = labels(page_of(tmp_path))
+    assert [label.split(".")[0] for label in found] == [
+        "What teaches nothing",
+        "Length and reward",
+        "Repetition",
+    ]
+    assert "groups without spread: 0.25 at step 1" in found[0]
+    assert "candidates that were cut off: 0.125 at step 1" in found[0]
+    assert "correlation: -0.5 at step 1" in found[1]
+    assert "repeated sequences: 0.375 at step 1" in found[2]
+    assert not any("0.9" in label for label in found)
+
+
+def test_a_picture_of_its_own_brings_paper_and_colours(folder: Path) -> None:
+    from xml.etree import ElementTree as ET
+
+    svg = standalone_svg(read_folder(folder))
+    assert svg is not None
+    root = ET.fromstring(svg)
+    assert "var(" not in svg
+    assert svg.count(">alarm</text>") == 1
+    _, _, width, height = root.attrib["viewBox"].split()
+    assert (root.attrib["width"], root.attrib["height"]) == (width, height)
+    assert root[0].attrib == {"width": width, "height": height, "fill": "#fbfaf7"}
+    assert standalone_svg(read_folder(folder.parent)) is None
 
 
 @pytest.mark.parametrize("name", [MANIFEST, EVALUATIONS, LEDGER, LOG])

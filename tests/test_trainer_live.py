@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from trainer.live import LiveTable, curve
+from trainer.live import LiveTable
+from trainer.live_view import curve
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,11 +109,12 @@ def test_a_terminal_gets_a_table(plug: Callable[[], Terminal]) -> None:
             table,
             12,
             kl=0.25,
+            frac_reward_zero_std=1.0,
             **{"held_out/score": 0.5, "parts/rubric": 0.75, "completions/mean_length": 120.0},
+            **{"watch/zero_spread_share": 0.25},
         )
-        table.doing("evaluating")
     last = seen(terminal.getvalue()).split("grpo: step 12/40")[-1]
-    assert "; evaluating" in last
+    assert re.search(r"groups without spread +0\.250", last)
     for row in ("reward", "  rubric", "held-out score", "KL", "length, tokens", "tokens/s"):
         assert f"\n{row}" in last
     assert re.search(r"reward +0\.120 +0\.010 +▁.*█", last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import socket
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from kardiabench.preflight import sample_item
 from kardiabench.prompts import PromptPlan
 from kardiabench.records import Item, Verdict
 from trainer import extras
-from trainer.config import Grpo, Lora
+from trainer.config import Grpo, Lora, Sft
 from trainer.ledger import Row
-from trainer.memory import Memory, check_memory, memory_estimate
+from trainer.memory import Memory, check_memory, estimate_of, memory_estimate
 from trainer.preflight import (
     check_batches,
     check_judges,
@@ -33,6 +34,7 @@ from trainer.preflight import (
     describe_tags,
 )
 from trainer.scorers import Scorers, open_scorers
+from trainer.shards import Shards, shards_here
 from trainer.spread import check_spread
 from trainer.texts import Texts
 
@@ -206,7 +208,7 @@ def batch(rewards: Sequence[Sequence[float | None]], **changes: Any) -> list[Row
 
 def test_rewards_that_differ_in_a_group_are_described():
     assert check_spread(batch([[0.0, 1.0], [0.5, 0.5], [0.5, None]])) == (
-        "rewards of the first 6 candidates: 0.000 to 1.000, mean 0.500; 2 of 3 groups without "
+        "rewards of the first 6 candidates: 0.000 to 1.000, mean 0.500; 1 of 2 groups without "
         "spread, 1 masked"
     )
 
@@ -229,6 +231,12 @@ def test_rewards_that_differ_in_a_group_are_described():
 def test_rewards_without_spread_stop_it_and_say_why(rewards, changes, why):
     with pytest.raises(PreflightError, match=why) as error:
         check_spread(batch(rewards, **changes))
+    one_sentence(error)
+
+
+def test_groups_of_one_reward_cannot_be_told_to_be_equal():
+    with pytest.raises(PreflightError, match="no two candidates of a prompt") as error:
+        check_spread(batch([[1.0, None], [None, 0.5]]))
     one_sentence(error)
 
 
@@ -351,7 +359,7 @@ def test_full_training_counts_every_weight_four_times_over(tiny):
         4 * weights,
     )
     assert found.reference == 2 * weights
-    spread = memory_estimate(config_of(tiny), grpo(), tokens=100, shards=4)
+    spread = memory_estimate(config_of(tiny), grpo(), tokens=100, shards=Shards(4, 4))
     assert (spread.weights, spread.optimizer) == (weights // 2, weights)
 
 
@@ -395,7 +403,9 @@ def test_only_what_surely_exceeds_the_device_is_refused():
     )
     with pytest.raises(PreflightError, match=r"alone take 18\.0 GiB.*16\.0 GiB free") as error:
         check_memory(memory, 16 * 2**30)
-    one_sentence(error)
+    assert "train an adapter (lora; dtype: bfloat16 instead would round" in one_sentence(error)
+    with pytest.raises(PreflightError, match="set dtype: bfloat16"):
+        check_memory(memory, 16 * 2**30, lora=True)
     assert "activations 1024.0" in check_memory(memory, 20 * 2**30)
 
 
@@ -405,6 +415,88 @@ def test_vllm_takes_its_share_of_the_device(tiny):
     )
     assert found.vllm == 20 * 2**30
     assert found.total > found.vllm
+
+
+def test_only_scored_tokens_have_logits_and_only_adamw_keeps_two_states(tiny):
+    def found(scored: int | None, **trl: Any) -> Memory:
+        return memory_estimate(config_of(tiny), grpo(trl=trl), tokens=100, scored=scored)
+
+    rows, vocabulary = grpo().per_device_batch_size, config_of(tiny).vocab_size
+    spared = found(None).activations - found(40).activations
+    assert spared == rows * 60 * vocabulary * 3 * 4
+    assert found(None, optim="adafactor").optimizer == 0
+    assert found(None, optim="adamw_torch").optimizer == found(None).optimizer > 0
+
+
+@pytest.fixture
+def _no_launcher(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("ACCELERATE_", "FSDP_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_no_launcher")
+def test_a_stage_is_estimated_by_its_model_s_configuration_alone(tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "without-weights"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    (folder / "model.safetensors").touch()
+    model, config = str(folder), config_of(tiny)
+    for beta, lora in ((0.0, None), (0.1, None), (0.1, Lora(r=4))):
+        stage = grpo(model=model, beta=beta, lora=lora, max_prompt_tokens=300, max_tokens=50)
+        expected = memory_estimate(config, stage, tokens=350, scored=50, reference=beta > 0)
+        assert estimate_of(stage) == expected
+        assert bool(expected.reference) == (beta > 0 and lora is None)
+    sft = Sft(model=model, output=Path("out"), max_length=9000)
+    assert estimate_of(sft) == memory_estimate(config, sft, tokens=2048)  # the model's context
+    monkeypatch.setattr("trainer.memory.processes", lambda: 4)
+    whole = estimate_of(sft)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert estimate_of(sft).weights == whole.weights // 4
+
+
+@pytest.mark.usefixtures("_no_launcher")
+def test_colocated_vllm_counts_unless_it_sleeps(tiny, monkeypatch):
+    monkeypatch.setattr("trainer.memory._device_bytes", lambda: 80 * 2**30)
+
+    def claimed(**vllm: Any) -> int:
+        return estimate_of(grpo(model=str(tiny), vllm=vllm)).vllm
+
+    assert claimed(mode="colocate", gpu_memory_utilization=0.25) == 20 * 2**30
+    assert claimed(mode="colocate", sleep=True) == 0
+    assert claimed(mode="server") == 0
+
+
+@pytest.mark.usefixtures("_no_launcher")
+def test_a_model_that_is_not_there_is_said_before_anything_is_loaded(tmp_path):
+    with pytest.raises(PreflightError, match="does not exist") as error:
+        estimate_of(grpo(model=str(tmp_path / "none")))
+    one_sentence(error)
+
+
+_ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
+_STAGE, _OFF = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEPSPEED_OFFLOAD_"
+
+
+@pytest.mark.usefixtures("_no_launcher")
+@pytest.mark.parametrize(
+    ("environment", "shards"),
+    [
+        ({}, (1, 1)),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "false"}, (8, 8)),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, (0, 0)),
+        (_ZERO, (1, 8)),
+        (_ZERO | {_STAGE: "0"}, (1, 1)),
+        (_ZERO | {_STAGE: "3", f"{_OFF}OPTIMIZER_DEVICE": "none"}, (8, 8)),
+        (_ZERO | {_STAGE: "3", f"{_OFF}OPTIMIZER_DEVICE": "cpu"}, (8, 0)),
+        (_ZERO | {_STAGE: "3", f"{_OFF}PARAM_DEVICE": "cpu"}, (0, 8)),
+        (_ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "x.json"}, (0, 0)),
+    ],
+)
+def test_how_a_launcher_spreads_a_training(environment, shards, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert shards_here(8) == Shards(*shards)
 
 
 # --- batches --------------------------------------------------------------------------------------

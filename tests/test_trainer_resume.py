@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -56,9 +57,14 @@ def train(place, name, **changes):
     return state_of(place / name)
 
 
-def kill_at(place, name, step, **changes):
-    """Train in a process of its own, which is killed with signal 9 when `step` begins."""
-    command = [sys.executable, __file__, str(step), *given(place, place / name, **changes)]
+def kill_at(place, name, step, moment="step", **changes):
+    """Train in a process of its own, which is killed with signal 9 at a `moment` of `step`.
+
+    `step`: when it begins; `save`: when its checkpoint has weights and lacks the rest; `ledger`:
+    when half a line of its candidates is written.
+    """
+    where = given(place, place / name, **changes)
+    command = [sys.executable, __file__, moment, str(step), *where]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -77,12 +83,21 @@ def state_of(output):
     )
 
 
-def test_killed_at_five_steps_across_two_epochs(place):
+def test_killed_at_five_random_steps_across_two_epochs(place):
     whole = train(place, "whole")
-    for step in (1, 5, 6, 7, 12):
-        kill_at(place, "killed", step)
-    assert train(place, "killed") == whole
-    assert len((place / "killed" / LEDGER).read_bytes().splitlines()) > whole[1] + 1
+    draw = random.Random()  # other steps every time; what failed is printed
+    steps = sorted(draw.sample(range(1, 14), 5))
+    moments = [draw.choice(("step", "ledger")) for _ in steps]
+    for step, moment in zip(steps, moments, strict=True):
+        kill_at(place, "killed", step, moment)
+    assert train(place, "killed") == whole, (steps, moments)
+
+
+def test_killed_while_a_checkpoint_is_saved(place):
+    kill_at(place, "saving", 4, "save")
+    assert (place / "saving" / "checkpoint-4" / "model.safetensors").exists()
+    assert newest(place / "saving").name == "checkpoint-2"
+    assert train(place, "saving") == train(place, "whole")
 
 
 def test_candidates_in_use_survive_a_kill(place):
@@ -143,20 +158,38 @@ def test_old_checkpoints_go_and_the_best_one_stays(place):
     assert steps == {best, 14}
 
 
-if __name__ == "__main__":
-    from transformers import TrainerCallback
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
+
+def dying(moment, step):
+    """Patch the trainer so that this process is killed at the moment."""
     from trainer import policy
+    from trainer.ledger import Ledger
 
-    class Kill(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == int(sys.argv[1]):
-                os.kill(os.getpid(), signal.SIGKILL)
+    append, save = Ledger.append, policy.save_candidates
+    begin = policy.PolicyTrainer.training_step
 
-    original = policy.PolicyTrainer.__init__
+    def half_a_line(self, rows):
+        if moment == "ledger" and rows[0].step == step and rows[0].phase == "train":
+            self._log.append(row_line(rows[0])[:100])
+            die()
+        append(self, rows)
 
-    def with_killer(self, ways, **arguments):
-        original(self, ways, **arguments | {"callbacks": [*arguments["callbacks"], Kill()]})
+    def half_a_checkpoint(checkpoint, *arguments):
+        if moment == "save" and checkpoint.name == f"checkpoint-{step}":
+            die()
+        save(checkpoint, *arguments)
 
-    policy.PolicyTrainer.__init__ = with_killer
-    learning.run(load_stage("grpo", "grpo-tiny", sys.argv[2:]))
+    def at_a_step(self, *arguments):
+        if moment == "step" and self.state.global_step == step:
+            die()
+        return begin(self, *arguments)
+
+    Ledger.append, policy.save_candidates = half_a_line, half_a_checkpoint
+    policy.PolicyTrainer.training_step = at_a_step
+
+
+if __name__ == "__main__":
+    dying(sys.argv[1], int(sys.argv[2]))
+    learning.run(load_stage("grpo", "grpo-tiny", sys.argv[3:]))

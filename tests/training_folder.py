@@ -138,7 +138,7 @@ def make_folder(
     data = {"fingerprint": "d" * 16, "dialogues": {"train": 12, "held_out": 6}}
     data |= {"personas": {"all": 18, "held_out": 6}}
     model = {"model": changes.get("model", "Qwen/Qwen3-0.6B"), "revision": "a1b2c3d4"}
-    manifest = make_manifest(recipe(**changes), data, model, judges)
+    manifest = make_manifest(recipe(**changes), data, model, judges, processes=ranks)
     (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
     header = Header(scorer=judges["rewarded"], settings={}, data=data, held_out=judges["watched"])
     entries: list[dict[str, Any]] = [{"resumed_at": 0}]

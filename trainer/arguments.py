@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 from kardiabench.contracts import LocalOptions
@@ -13,12 +13,34 @@ from kardiabench.models.local.weights import shown_name, weights_identity
 from trainer.config import Lora, Training
 from trainer.texts import Texts
 
+#: TRL's arguments that would make rewards, ledger or resumption untrue beside what we set.
+_OURS = frozenset(
+    {
+        *("chat_template_kwargs", "dataset_kwargs", "formatting_func", "model_init_kwargs"),
+        *("generation_kwargs", "multi_objective_aggregation", "reward_weights"),
+        *("use_transformers_continuous_batching", "use_transformers_paged"),
+        *("use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_server_host", "vllm_server_port"),
+        *("push_to_hub", "hub_model_id", "log_completions_hub_repo", "trust_remote_code"),
+        *("resume_from_checkpoint", "ignore_data_skip", "save_only_model"),
+        *("load_best_model_at_end", "auto_find_batch_size", "shuffle_dataset", "data_seed"),
+    }
+)
+
+#: One process may wait so long for another that judges or saves, in seconds.
+PATIENCE = 4 * 3600
+
 
 def processes() -> int:
     """How many processes train together."""
+    return int(state().num_processes)
+
+
+def state() -> Any:
+    """Accelerate's state of this process; the first call sets how long processes wait."""
     from accelerate import PartialState
 
-    return int(PartialState().num_processes)
+    # Without a GPU it has to be told, or several processes would each take itself for the only one.
+    return PartialState(cpu=not _has_accelerator(), timeout=timedelta(seconds=PATIENCE))
 
 
 def accumulation(stage: Training, world: int) -> int:
@@ -56,16 +78,23 @@ def common_arguments(stage: Training, world: int) -> dict[str, Any]:
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": _has_accelerator(),
+        "use_cpu": not _has_accelerator(),
     }
 
 
 def trl_config(kind: Any, stage: Training, arguments: dict[str, Any]) -> Any:
     """TRL's configuration of class `kind`, with what the recipe's `trl` adds or replaces.
 
-    Raises `ConfigError` for an argument that it does not have, or does not take.
+    Raises `ConfigError` for an argument that it does not have or does not take, and for one that
+    the recipe's own fields decide.
     """
     known = {field.name for field in fields(kind)}
     for name in stage.trl:
+        if name in arguments or name in _OURS:
+            raise ConfigError(
+                f"trl.{name} is the recipe's own business: use its fields (docs/training.md), and "
+                "leave it out of trl"
+            )
         if name not in known:
             raise ConfigError(
                 f"trl.{name}: {kind.__name__} has no such argument; {did_you_mean(name, known)}"
@@ -146,11 +175,3 @@ def lora_config(lora: Lora | None, **more: Any) -> Any:
         task_type="CAUSAL_LM",
         **more,
     )
-
-
-def checkpoint_to_resume(output: Path) -> Path | None:
-    """The newest whole checkpoint; unfinished ones are deleted."""
-    from trainer.checkpoints import discard_broken, newest
-
-    discard_broken(output)
-    return newest(output)

@@ -19,22 +19,22 @@ from kardiabench.errors import RunError
 from kardiabench.redaction import without_keys
 from trainer.curve_chart import short
 from trainer.curve_data import MASKED, REWARD, CurveData, Source, mapping, read_folder
-from trainer.curves import evaluation_table, write_text
-from trainer.facts import Facts, facts_of, last_part
+from trainer.curve_pictures import evaluation_table, score_picture
+from trainer.curves import standalone_svg, write_text
+from trainer.facts import Facts, facts_of
+from trainer.public import public_model, public_recipe, public_spec
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
     from jinja2 import Environment
 
-CARD = "README.md"
+CARD, PICTURE = "README.md", "curves.svg"
 _TEMPLATES = Path(__file__).parent / "templates"
 _STAGES = ("sft", "grpo")
 #: What GitHub's Markdown, a table or mathematics in it gives a meaning to; addresses become links.
 _SPECIAL = re.compile(
     r"""( [\\`*_\[\]|~$@] | \.(?!\d) | (?<!\d)\. | :(?=\S) | ^[-+\#=] )""", re.VERBOSE
 )
-#: Fields of a recipe that say where things are, not what was done.
-_PLACES = ("output", "plugins", "report_to", "about", "judge_api_base", "server_base_url")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,11 @@ def write_card(
 ) -> Path:
     """Write the card of the training in `folder` into the folder of its `model`; return its path.
 
-    `model` is `folder / "final"` unless given, `step` the one whose weights it has; `licence` is
-    the Hub's name of their licence, left out where nobody says it. `source` is that of
-    `curve_data.read_folder`, whose sentences about what is missing are in the card.
+    `model` is `folder / "final"` unless given; where an adapter lies in it, the card is that of an
+    adapter. `step` is the one whose weights it has; `licence` is the Hub's name of their licence,
+    left out where nobody says it. `source` is that of `curve_data.read_folder`, whose sentences
+    about what is missing are in the card. A picture of the curves lies beside the card, unless
+    nothing was evaluated.
 
     Raises `RunError` where there is no model's folder, and `StorageError` where the card cannot be
     written.
@@ -64,16 +66,33 @@ def write_card(
     model = folder / "final" if model is None else model
     if not model.is_dir():
         raise RunError(f"{model} is no folder; give the folder that the trained model is in")
-    path = model / CARD
-    write_text(path, card_text(read_folder(folder, source), step=step, licence=licence))
-    return path
+    data = read_folder(folder, source)
+    is_adapter = (model / "adapter_config.json").is_file()
+    text = card_text(data, step=step, licence=licence, is_adapter=is_adapter)
+    _write_picture(data, model / PICTURE)
+    write_text(model / CARD, text)
+    return model / CARD
 
 
-def card_text(data: CurveData, *, step: int | None = None, licence: str | None = None) -> str:
+def _write_picture(data: CurveData, path: Path) -> None:
+    svg = standalone_svg(data)
+    if svg is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, svg)
+
+
+def card_text(
+    data: CurveData,
+    *,
+    step: int | None = None,
+    licence: str | None = None,
+    is_adapter: bool = False,
+) -> str:
     """The whole card. Raises `RunError` where the Hub's own reader doesn't read it back."""
     facts = facts_of(data.manifest)
     recipe = mapping(data.manifest.get("recipe"))
-    matter = front_matter(facts, licence)
+    matter = front_matter(facts, licence, is_adapter=is_adapter)
     body = (
         _environment()
         .get_template("card.md.j2")
@@ -81,11 +100,14 @@ def card_text(data: CurveData, *, step: int | None = None, licence: str | None =
             facts=facts,
             data=data,
             step=step,
+            weights=weights_line(facts, is_adapter=is_adapter),
             evaluations=told_evaluations(data),
             masked=_masked(data),
             rewards=_ends(data),
-            recipe=fenced(recipe_text(recipe), "yaml"),
-            command=fenced(command(recipe, facts), "sh"),
+            picture=score_picture(data),
+            picture_file=Code(PICTURE),
+            recipe=fenced(recipe_text(recipe, facts.model), "yaml"),
+            command=fenced(command(recipe, facts, is_adapter=is_adapter), "sh"),
             licence=licence,
             version=kardiabench.__version__,
         )
@@ -95,7 +117,19 @@ def card_text(data: CurveData, *, step: int | None = None, licence: str | None =
     return text
 
 
-def front_matter(facts: Facts, licence: str | None) -> ModelCardData:
+def weights_line(facts: Facts, *, is_adapter: bool) -> str:
+    """What lies beside the card: all weights, an adapter, or one that was merged."""
+    if facts.lora is None:
+        return "a LoRA adapter of the base model" if is_adapter else "all weights"
+    known = [(key, facts.lora.get(key)) for key in ("r", "alpha")]
+    sizes = [f"{key} {size:g}" for key, size in known if isinstance(size, int | float)]
+    lora = "a LoRA adapter" + (f" ({', '.join(sizes)})" if sizes else "")
+    if is_adapter:
+        return f"{lora} of the base model, which it needs"
+    return f"all weights; {lora} was trained, and is merged into the base model's here"
+
+
+def front_matter(facts: Facts, licence: str | None, *, is_adapter: bool = False) -> ModelCardData:
     """What the Hub reads: only names that it takes as such."""
     from huggingface_hub import ModelCardData
 
@@ -103,13 +137,13 @@ def front_matter(facts: Facts, licence: str | None) -> ModelCardData:
         "base_model": facts.hub_model,
         "datasets": [facts.hub_dataset] if facts.hub_dataset else None,
         "language": "en" if facts.is_kardiabench else None,
-        "library_name": "peft" if facts.adapter else "transformers",
+        "library_name": "peft" if is_adapter else "transformers",
         "license": licence,
         "pipeline_tag": "text-generation",
         "tags": ["kardiabench", "trl", *([facts.stage] if facts.stage in _STAGES else [])],
     }
     if facts.hub_model:
-        matter["base_model_relation"] = "adapter" if facts.adapter else "finetune"
+        matter["base_model_relation"] = "adapter" if is_adapter else "finetune"
     return ModelCardData(**matter)
 
 
@@ -152,28 +186,21 @@ def _ends(data: CurveData) -> tuple[float, float] | None:
     return (sum(known[:few]) / few, sum(known[-few:]) / few) if known else None
 
 
-def recipe_text(recipe: Mapping[str, Any]) -> str:
+def recipe_text(recipe: Mapping[str, Any], model: str | None = None) -> str:
     """The recipe as YAML, without where things lie, and without keys."""
     import yaml
 
-    text: str = yaml.safe_dump(_public(recipe), sort_keys=False, allow_unicode=False)
+    public = public_recipe(recipe, model)
+    text: str = yaml.safe_dump(public, sort_keys=False, allow_unicode=False)
     return without_keys(text)
 
 
-def _public(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _public(inner) for key, inner in value.items() if key not in _PLACES}
-    if isinstance(value, list):
-        return [_public(inner) for inner in value]
-    return last_part(value) if isinstance(value, str) else value
-
-
-def command(recipe: Mapping[str, Any], facts: Facts) -> str:
-    """How the model is evaluated with the same judges, as for a shell."""
+def command(recipe: Mapping[str, Any], facts: Facts, *, is_adapter: bool = False) -> str:
+    """How the model is evaluated with the same judges, as for a shell; no server's address."""
     import shlex
 
     words = ["kardiabench", "run", "--model", "hf/PATH_OR_NAME_OF_THIS_MODEL"]
-    if facts.adapter:
+    if is_adapter:
         words[3] = f"hf/{facts.hub_model or 'PATH_OF_THE_BASE_MODEL'}"
         words += ["--adapter", "PATH_OR_NAME_OF_THIS_MODEL"]
         words += ["--model-revision", facts.revision] if facts.revision else []
@@ -181,7 +208,7 @@ def command(recipe: Mapping[str, Any], facts: Facts) -> str:
     words += ["--split", "test"] if facts.split else []
     words += _prompt_options(recipe)
     model = mapping(recipe.get("judging")).get("judge_model")
-    words += ["--judge-model", model] if isinstance(model, str) else []
+    words += ["--judge-model", public_model(model)] if isinstance(model, str) else []
     specs = _judge_specs(recipe)
     words += [word for spec in specs for word in ("--judge", spec)] or ["--no-rubric"]
     return without_keys(" ".join(shlex.quote(short(word, 200)) for word in words))
@@ -204,7 +231,7 @@ def _judge_specs(recipe: Mapping[str, Any]) -> list[str]:
     """The judges of the recipe, those that only watched too; those every run has are left out."""
     given = [mapping(recipe.get(part)).get("judges") for part in ("judging", "held_out")]
     specs = [spec for part in given if isinstance(part, list) for spec in part]
-    return [str(spec) for spec in specs if spec not in ("format", "emotion")]
+    return [public_spec(str(spec)) for spec in specs if spec not in ("format", "emotion")]
 
 
 def fenced(text: str, language: str) -> Code:

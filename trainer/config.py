@@ -68,7 +68,8 @@ class Judging(Part):
     #: A required judgement that is missing: mask the candidate, end the training, or count the
     #: bottom of the range.
     on_missing: MissingPolicy = "mask"
-    #: Seconds for a judge's whole batch, and how often failed verdicts are asked for again.
+    #: Seconds an attempt of a batch, or of each candidate where a judge asks about one at a
+    #: time; and how often failed verdicts are asked for again.
     judge_timeout: Annotated[float, Field(gt=0)] = 120.0
     judge_retries: Annotated[int, Field(ge=0)] = 1
     #: A judge that failed on this many batches in a row is left alone for `breaker_rest` batches.

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from trainer.curve_layers import HEIGHT, INK, MUTED, WIDTH, layers
 from trainer.curve_svg import image
 
 if TYPE_CHECKING:
-    import altair as alt
     from markupsafe import Markup
 
 #: More lines than these don't stay apart.
@@ -23,9 +23,8 @@ MOST_LINES = 6
 MOST_POINTS = 240
 #: Up to so many points a line are marked, each.
 _FEW_POINTS = 40
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP = 660.0, 230.0, 64.0, 36.0, 30.0
+_LEFT, _RIGHT, _TOP = 64.0, 36.0, 30.0
 _KEY_ROW, _KEY_COLUMNS, _LABEL = 20.0, 2, 44
-INK, MUTED, GRID = "var(--ink)", "var(--muted)", "var(--grid)"
 _DASHES = ([1, 0], [7, 3], [2, 2.5], [9, 3, 2, 3], [4, 4], [12, 3, 2, 3, 2, 3])
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 #: Their words stand at heights of their own, so that two at one step don't cover each other.
@@ -41,7 +40,7 @@ _CONFIG: dict[str, Any] = {
     "axis": {
         "title": None,
         "domainColor": MUTED,
-        "gridColor": GRID,
+        "gridColor": "var(--grid)",
         "tickColor": MUTED,
         "labelColor": MUTED,
         "labelFontSize": 12,
@@ -89,14 +88,14 @@ def chart(lines: Sequence[Line], marks: Sequence[Mark], *, label: str) -> Markup
         raise ValueError(f"a chart of {len(lines)} lines; it takes 1 to {MOST_LINES}")
     thinned = [Line(line.name, thin(line.points)) for line in lines]
     across, up = _domains(thinned)
-    chart = alt.layer(*_layers(across, up)).properties(autosize="none")
+    chart = alt.layer(*layers(across, up)).properties(autosize="none")
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     vega = vl_convert.vegalite_to_vega(chart.to_dict() | {"config": _CONFIG}, vl_version=version)
     data = _data(thinned, [mark for mark in marks if across[0] <= mark.step <= across[1]])
     bottom = 48 + _KEY_ROW * -(-len(lines) // _KEY_COLUMNS)
     vega |= {
-        "width": _WIDTH,
-        "height": _HEIGHT,
+        "width": WIDTH,
+        "height": HEIGHT,
         "padding": {"left": _LEFT, "right": _RIGHT, "top": _TOP, "bottom": bottom},
         "data": [
             one if "source" in one else one | {"values": data[one["name"]]} for one in vega["data"]
@@ -147,7 +146,7 @@ def _data(lines: Sequence[Line], marks: Sequence[Mark]) -> dict[str, list[dict[s
         "spans": [row for row in rows if row["low"] is not None],
         "marks": [{"step": mark.step, "kind": mark.kind, **_MARKS[mark.kind]} for mark in marks],
         "key": [_key_row(n, short(line.name)) for n, line in enumerate(lines)],
-        "titles": [{"x": _WIDTH / 2, "y": _HEIGHT + 34, "text": "step"}],
+        "titles": [{"x": WIDTH / 2, "y": HEIGHT + 34, "text": "step"}],
     }
 
 
@@ -179,8 +178,8 @@ def _look(n: int) -> dict[str, Any]:
 
 
 def _key_row(n: int, name: str) -> dict[str, Any]:
-    x = n % _KEY_COLUMNS * (_WIDTH / _KEY_COLUMNS)
-    y = _HEIGHT + 56 + n // _KEY_COLUMNS * _KEY_ROW
+    x = n % _KEY_COLUMNS * (WIDTH / _KEY_COLUMNS)
+    y = HEIGHT + 56 + n // _KEY_COLUMNS * _KEY_ROW
     places = {"x": x, "x2": x + 28, "middle": x + 14, "after": x + 36, "y": y}
     return {**_look(n), **places, "text": name}
 
@@ -193,109 +192,3 @@ def short(name: str, most: int = _LABEL) -> str:
         if unicodedata.category(sign) != "Cf"
     )
     return line if len(line) <= most else f"{line[: most - 12]}\N{HORIZONTAL ELLIPSIS}{line[-11:]}"
-
-
-def _layers(across: tuple[float, float], up: tuple[float, float]) -> list[alt.Chart]:
-    import altair as alt
-
-    x = alt.X("step", type="quantitative", scale=_scale(across), axis=_across(across))
-    y = alt.Y(
-        "value", type="quantitative", scale=_scale(up),
-        axis=alt.Axis(tickCount=5, domain=False, ticks=False),
-    )  # fmt: skip
-    return [
-        _over("frame").mark_point(opacity=0).encode(x=x, y=y),
-        *_happened(),
-        *_measured(),
-        *_words(),
-    ]
-
-
-def _across(across: tuple[float, float]) -> alt.Axis:
-    import altair as alt
-
-    count = min(10, int(across[1] - across[0]))
-    return alt.Axis(tickCount=count, grid=False, format="d", tickMinStep=1)
-
-
-def _scale(ends: tuple[float, float]) -> alt.Scale:
-    import altair as alt
-
-    return alt.Scale(domain=list(ends), nice=False, zero=False)
-
-
-def _over(name: str) -> alt.Chart:
-    import altair as alt
-
-    return alt.Chart(alt.NamedData(name))
-
-
-def _own(channel: type[Any], field: str) -> Any:
-    """`channel` as the row itself has it."""
-    return channel(field, type="nominal", scale=None)
-
-
-def _measured() -> list[alt.Chart]:
-    import altair as alt
-
-    x = alt.X("step", type="quantitative")
-    y = alt.Y("value", type="quantitative")
-    color = _own(alt.Color, "color")
-    piece = alt.Detail("piece", type="nominal")
-    low = alt.Y("low", type="quantitative")
-    return [
-        _over("spans")
-        .mark_rule(strokeWidth=1.5, opacity=0.6)
-        .encode(x=x, y=low, y2="high", color=color),
-        _over("lines")
-        .mark_line(strokeWidth=1.75, strokeJoin="round")
-        .encode(x=x, y=y, color=color, strokeDash=_own(alt.StrokeDash, "dash"), detail=piece),
-        _over("points")
-        .mark_point(filled=True, size=34, opacity=1)
-        .encode(x=x, y=y, color=color, shape=_own(alt.Shape, "shape")),
-    ]
-
-
-def _happened() -> list[alt.Chart]:
-    """A line across the plot at each mark, and its kind in words above."""
-    import altair as alt
-
-    x, color = alt.X("step", type="quantitative"), _own(alt.Color, "color")
-    above = alt.Y("above", type="quantitative", scale=None)
-    return [
-        _over("marks")
-        .mark_rule(strokeWidth=1.5)
-        .encode(
-            x=x,
-            y=alt.value(0),
-            y2=alt.value(_HEIGHT),
-            color=color,
-            strokeDash=_own(alt.StrokeDash, "dash"),
-        ),
-        _over("marks")
-        .mark_text(align="center", baseline="middle", fontSize=11)
-        .encode(x=x, y=above, color=color, text=alt.Text("kind", type="nominal")),
-    ]
-
-
-def _words() -> list[alt.Chart]:
-    import altair as alt
-
-    x, middle, after = (
-        alt.X(name, type="quantitative", scale=None) for name in ("x", "middle", "after")
-    )
-    y = alt.Y("y", type="quantitative", scale=None)
-    words = alt.Text("text", type="nominal")
-    color = _own(alt.Color, "color")
-    return [
-        _over("key")
-        .mark_rule(strokeWidth=2)
-        .encode(x=x, x2="x2", y=y, strokeDash=_own(alt.StrokeDash, "dash"), color=color),
-        _over("key")
-        .mark_point(filled=True, size=34, opacity=1)
-        .encode(x=middle, y=y, shape=_own(alt.Shape, "shape"), color=color),
-        _over("key").mark_text(align="left", baseline="middle").encode(x=after, y=y, text=words),
-        _over("titles")
-        .mark_text(align="center", baseline="middle", color=MUTED)
-        .encode(x=x, y=y, text=words),
-    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,19 +23,31 @@ from trainer.ledger import LEDGER, Header, Row, iterate_rows, ledgers_of, read_h
 from trainer.log import LOG, read_log
 from trainer.manifest import read_manifest
 from trainer.rewards import part_of
+from trainer.watch import watch
 
 Source = Literal["log", "ledger"]
 #: One measure: steps, rising, and values; None where it was not measured.
 Course = Sequence[tuple[int, float | None]]
 
-PART = "parts/"
-REWARD, MASKED, NO_SPREAD = "reward", "masked_share", "frac_reward_zero_std"
-LENGTH, KL = "completions/mean_length", "kl"
+PART, WATCH = "parts/", "watch/"
+REWARD, MASKED, LENGTH, KL = "reward", "masked_share", "completions/mean_length", "kl"
+#: Ours, by `trainer.watch`. TRL's `frac_reward_zero_std` is another thing wherever rewards are
+#: scaled over the batch: there it tells of the batch, not of groups.
+NO_SPREAD, TRUNCATED = f"{WATCH}zero_spread_share", f"{WATCH}truncated_share"
+BY_LENGTH = f"{WATCH}length_correlation"
+REPETITION, DISTINCT = f"{WATCH}repetition", f"{WATCH}distinct_2"
 #: What of the log is drawn, beside the parts of judges.
 MEASURES = (
-    REWARD, MASKED, NO_SPREAD, LENGTH, KL, "loss", "eval_loss", "mean_token_accuracy",
-    "eval_mean_token_accuracy", "entropy",
+    REWARD, MASKED, NO_SPREAD, TRUNCATED, BY_LENGTH, REPETITION, DISTINCT, LENGTH, KL, "loss",
+    "eval_loss", "mean_token_accuracy", "eval_mean_token_accuracy", "entropy",
 )  # fmt: skip
+#: The log's name of what `trainer.watch` calls otherwise.
+_WATCHED = {REWARD: "reward", MASKED: "masked_share", LENGTH: "tokens"} | {
+    name: name.removeprefix(WATCH)
+    for name in (NO_SPREAD, TRUNCATED, BY_LENGTH, REPETITION, DISTINCT)
+}
+
+Dimensions = Mapping[str, Sequence[Dimension]]
 
 T = TypeVar("T")
 
@@ -167,71 +179,38 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@dataclass
-class _Mean:
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
-
-
-@dataclass
-class _Step:
-    """The candidates of one step, added up."""
-
-    reward: _Mean = field(default_factory=_Mean)
-    length: _Mean = field(default_factory=_Mean)
-    parts: dict[str, _Mean] = field(default_factory=dict)
-    candidates: int = 0
-    groups: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-
-    def add(self, row: Row, dimensions: Mapping[str, Sequence[Dimension]]) -> None:
-        self.candidates += 1
-        self.reward.add(row.reward)
-        self.length.add(row.tokens)
-        rewards = self.groups.setdefault((row.call, row.group), [])
-        rewards += [] if row.reward is None else [row.reward]
+def _measures(pairs: Sequence[tuple[Row, Dimensions]]) -> dict[str, float | None]:
+    """The numbers of one step's candidates by the log's names; None for what is undefined."""
+    numbers = watch([row for row, _ in pairs], {})
+    parts: dict[str, list[float | None]] = {}
+    for row, dimensions in pairs:
         for verdict in row.verdicts:
             if verdict.judge in dimensions:
                 part = part_of(verdict.scores, dimensions[verdict.judge])
-                self.parts.setdefault(verdict.judge, _Mean()).add(part)
+                parts.setdefault(f"{PART}{verdict.judge}", []).append(part)
+    return {
+        **{name: numbers.get(watched) for name, watched in _WATCHED.items()},
+        **{name: _known_mean(values) for name, values in parts.items()},
+    }
 
-    def measures(self) -> dict[str, float | None]:
-        flat = sum(len(set(rewards)) < 2 for rewards in self.groups.values())
-        return {
-            REWARD: self.reward.value,
-            LENGTH: self.length.value,
-            MASKED: 1 - self.reward.count / self.candidates,
-            NO_SPREAD: flat / len(self.groups),
-            **{f"{PART}{judge}": mean.value for judge, mean in self.parts.items()},
-        }
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def ledger_courses(folder: Path) -> dict[str, Course]:
     """The means of the ledger's training candidates by the step that they were used for.
 
-    In one pass over the ledgers of all processes, side by side: memory does not grow with them.
+    In one pass over the ledgers of all processes, side by side, which holds one step at a time.
     Raises `RunError` for a ledger that is damaged.
     """
     found: dict[str, list[tuple[int, float | None]]] = {}
-    for step, rows in groupby(_training_rows(folder), key=lambda pair: pair[0].step):
-        one = _Step()
-        for row, dimensions in rows:
-            one.add(row, dimensions)
-        for name, value in one.measures().items():
+    for step, pairs in groupby(_training_rows(folder), key=lambda pair: pair[0].step):
+        for name, value in _measures(list(pairs)).items():
             # A row's step counts what was finished before; the log's, what the row was used for.
             found.setdefault(name, []).append((step + 1, value))
     return dict(found)
-
-
-Dimensions = Mapping[str, Sequence[Dimension]]
 
 
 def _training_rows(folder: Path) -> Iterable[tuple[Row, Dimensions]]:

@@ -1,6 +1,6 @@
 """What a `training.json` says, for people: names, revisions, fingerprints. Any part may be missing.
 
-Of a path only the last part is shown: where things lie on a machine is nobody's business.
+Names are as `trainer.public` shows them: where things lie on a machine is nobody's business.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
+
+from trainer.public import public_dataset, public_local
 
 #: What the Hub takes as the name of a model or a dataset.
 _HUB_NAME = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
@@ -27,13 +28,16 @@ class JudgeFact:
 
 @dataclass(frozen=True)
 class Facts:
-    """A training's stage, base model, data and judges; None for what is not said."""
+    """A training's stage, base model, data and judges; None for what is not said.
+
+    `lora` is what the recipe says of the adapter that was trained.
+    """
 
     stage: str | None
     model: str | None
     revision: str | None
     weights: str | None
-    adapter: bool
+    lora: Mapping[str, Any] | None
     dataset: str | None
     split: str | None
     data_fingerprint: str | None
@@ -50,11 +54,8 @@ class Facts:
 
     @property
     def hub_dataset(self) -> str | None:
-        """The dataset's name on the Hub; None for the sample, a file or a folder."""
-        if self.dataset == "KardiaBench":
-            return _KARDIABENCH
-        name = hub_name(self.dataset)
-        return name if name is not None and "/" in name else None
+        """The dataset's name on the Hub; None for the sample, a file, a folder or a plugin's."""
+        return _KARDIABENCH if self.dataset in ("KardiaBench", _KARDIABENCH) else None
 
     @property
     def is_kardiabench(self) -> bool:
@@ -70,11 +71,11 @@ def facts_of(manifest: Mapping[str, Any]) -> Facts:
     dataset = _text(chosen.get("dataset"))
     return Facts(
         stage=_text(recipe.get("stage")),
-        model=name and last_part(name),
+        model=name and public_local(name),
         revision=_text(model.get("revision")),
         weights=_text(model.get("weights")),
-        adapter=recipe.get("lora") is not None,
-        dataset=dataset and last_part(dataset),
+        lora=_object(recipe, "lora") or None,
+        dataset=dataset and public_dataset(dataset),
         split=_text(chosen.get("split")),
         data_fingerprint=_text(data.get("fingerprint")),
         dialogues=_object(data, "dialogues"),
@@ -92,12 +93,6 @@ def facts_of(manifest: Mapping[str, Any]) -> Facts:
 def hub_name(name: str | None) -> str | None:
     """`name` if it can be a repository's on the Hub."""
     return name if name is not None and _HUB_NAME.fullmatch(name) else None
-
-
-def last_part(name: str) -> str:
-    """The last part of a path; what is no path as it is: `owner/name` and `name`."""
-    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
-    return PurePosixPath(name.replace("\\", "/")).name or name if is_path else name
 
 
 def _judges(scorers: Mapping[str, Any]) -> Iterator[JudgeFact]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from kardiabench.execution import Manner, execute
@@ -14,12 +15,15 @@ from trainer.config import Final, Grpo
 RUN = "run"
 
 
-def evaluate_final(stage: Grpo, final: Final, model: Path, *, quiet: bool = False) -> Path:
+def evaluate_final(
+    stage: Grpo, final: Final, trained: RunSettings, model: Path, *, quiet: bool = False
+) -> Path:
     """Run `model` over the test dialogues with all judges of the training; the run directory.
 
-    The same as `kardiabench run`, whose `resume` goes on with it where it was broken off.
+    `trained` are the settings with the training's judges and weights. The same as `kardiabench
+    run`, whose `resume` goes on with it where it was broken off.
     """
-    session = open_session(settings_of(stage, final, model))
+    session = open_session(settings_of(stage, final, trained, model))
     manifest = make_manifest(session)
     path = stage.output / RUN
     if (path / MANIFEST).exists():
@@ -31,30 +35,17 @@ def evaluate_final(stage: Grpo, final: Final, model: Path, *, quiet: bool = Fals
     return path
 
 
-def settings_of(stage: Grpo, final: Final, model: Path) -> RunSettings:
-    """The settings of that run: prompts and judges as in the training, weights too."""
-    judging = stage.judging
-    settings = RunSettings(
+def settings_of(stage: Grpo, final: Final, trained: RunSettings, model: Path) -> RunSettings:
+    """The settings of that run: prompts, judges and weights are the training's."""
+    same = final.dataset in (None, stage.data.dataset)
+    return replace(
+        trained,
         model=f"hf/{model.absolute()}",
         dataset=final.dataset or stage.data.dataset,
         split=final.split,
+        revision=stage.data.revision if same else None,
         limit=final.limit,
-        history_content=stage.data.history_content,
-        system_prompt=stage.data.system_prompt,
-        judges=[*judging.judges, *stage.held_out.judges],
-        judge_model=judging.judge_model,
-        judge_api_base=judging.judge_api_base,
-        on_missing=judging.on_missing,
+        limit_personas=None,
         max_tokens=final.max_tokens,
-        thinking=stage.thinking,
-        plugins=[str(path.absolute()) for path in stage.plugins],
-        cache=judging.cache,
-        no_rubric="rubric" not in {spec.partition(":")[0] for spec in judging.judges},
+        trust_remote_code=stage.trust_remote_code,
     )
-    return settings if judging.weights is None else _weighted(settings, judging.weights)
-
-
-def _weighted(settings: RunSettings, weights: dict[str, float]) -> RunSettings:
-    from dataclasses import replace
-
-    return replace(settings, weights=weights)

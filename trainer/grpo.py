@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kardiabench.contracts import LocalOptions
 from kardiabench.models.local.loading import end_ids
-from kardiabench.models.local.weights import shown_name
+from kardiabench.models.local.weights import locate, shown_name
 from kardiabench.prompts import PromptPlan
 from kardiabench.records import Turn
 from trainer.arguments import (
-    checkpoint_to_resume,
     common_arguments,
     load_policy,
     lora_config,
     policy_identity,
     processes,
+    state,
     trl_config,
     without_bars,
 )
+from trainer.beginning import begin
 from trainer.checkpoints import Complete, is_over, step_of
 from trainer.config import Grpo, Vllm
 from trainer.data import TrainingData
 from trainer.ledger import Header, Ledger, ledger_name
 from trainer.log import LOG, LogFile
-from trainer.manifest import make_manifest, settle
+from trainer.manifest import make_manifest
 from trainer.rewards import Component, MaskedBudget, Reward
 from trainer.scorers import Scorers
 from trainer.scoring_thread import GRACE, ScoringThread
@@ -52,10 +54,7 @@ class Prepared:
 
 
 def prepare(stage: Grpo, data: TrainingData, scorers: Scorers) -> Prepared:
-    """Load the model and settle the output folder; raises a `KardiaBenchError`, one sentence."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    """Load the model; nothing is written yet. Raises a `KardiaBenchError`, one sentence."""
     model, tokenizer = load_policy(stage)
     texts = Texts(
         tokenizer,
@@ -65,74 +64,71 @@ def prepare(stage: Grpo, data: TrainingData, scorers: Scorers) -> Prepared:
         max_prompt_tokens=stage.max_prompt_tokens,
     )
     model.generation_config.eos_token_id = list(texts.eos_ids)
+    rank = int(state().process_index)
+    return Prepared(stage, data, scorers, model, texts, rank, processes(), None)
+
+
+def begun(prepared: Prepared) -> Prepared:
+    """The same with its output folder settled; `RunError` where that has another training."""
+    stage, scorers = prepared.stage, prepared.scorers
     manifest = make_manifest(
         stage.model_dump(mode="json"),
-        data.identity,
-        policy_identity(stage, texts),
+        prepared.data.identity,
+        policy_identity(stage, prepared.texts),
         {"rewarded": scorers.rewarded.identity, "watched": scorers.watched.identity},
+        prepared.world,
     )
-    checkpoint = None
-    if state.is_main_process:
-        settle(stage.output, manifest)
-        checkpoint = checkpoint_to_resume(stage.output)
-    state.wait_for_everyone()
-    if not state.is_main_process:
-        checkpoint = checkpoint_to_resume(stage.output)
-    return Prepared(
-        stage, data, scorers, model, texts, int(state.process_index), processes(), checkpoint
-    )
+    return replace(prepared, checkpoint=begin(stage.output, manifest))
 
 
-def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[Any] = ()) -> Any:
-    """Train to the end, and return TRL's trainer, or None where there is nothing left to do.
+def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[Any] = ()) -> None:
+    """Train to the end; nothing where that was reached, or where the alarm had ended it.
 
     Raises `ScoringError` past the masked budget.
     """
-    from trainer.policy import PolicyTrainer, Ways
-
-    stage, scorers = prepared.stage, prepared.scorers
-    if prepared.checkpoint is not None and is_over(prepared.checkpoint):
-        return None
+    checkpoint = prepared.checkpoint
+    if checkpoint is not None and (is_over(checkpoint) or watching.stop()):
+        return
+    scorers, path = prepared.scorers, prepared.stage.output / ledger_name(prepared.rank)
     scoring = ScoringThread(scorers.fresh, scorers.limit + GRACE, say)
-    at = None if prepared.checkpoint is None else step_of(prepared.checkpoint)
-    path = stage.output / ledger_name(prepared.rank)
+    at = None if checkpoint is None else step_of(checkpoint)
     with Ledger(path, make_header(prepared), resume_at=at) as ledger:
-        reward = Reward(
-            prepared.data.turns,
-            prepared.texts.reply,
-            scoring,
-            ledger.append,
-            rank=prepared.rank,
-        )
-        trainer = PolicyTrainer(
-            Ways(
-                prepared.data.turns,
-                prepared.texts,
-                reward,
-                MaskedBudget(stage.judging.masked_budget, stage.judging.masked_window),
-                watching.trained,
-                watching.evaluated,
-                watching.stop,
-            ),
-            model=prepared.model,
-            reward_funcs=reward_functions(stage, reward, scorers),
-            args=grpo_config(prepared),
-            train_dataset=rows_of(prepared.data.train),
-            eval_dataset=rows_of(prepared.data.held_out) if stage.eval_every else None,
-            processing_class=prepared.texts.format.tokenizer,
-            peft_config=lora_config(stage.lora),
-            callbacks=[
-                LogFile(stage.output / LOG),
-                Complete(stage.keep_checkpoints, watching.best_step),
-                *callbacks,
-            ],
-        )
-        without_bars(trainer)
+        trainer = make_trainer(prepared, watching, scoring, ledger, callbacks)
         try:
-            resume = None if prepared.checkpoint is None else str(prepared.checkpoint)
-            trainer.train(resume_from_checkpoint=resume)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             scoring.close()
+
+
+def make_trainer(
+    prepared: Prepared,
+    watching: Watching,
+    scoring: ScoringThread,
+    ledger: Ledger,
+    callbacks: Sequence[Any],
+) -> Any:
+    """TRL's trainer with our prompts, rewards and checkpoints."""
+    from trainer.policy import PolicyTrainer, Ways
+
+    stage, data, texts = prepared.stage, prepared.data, prepared.texts
+    reward = Reward(data.turns, texts.reply, scoring, ledger.append, rank=prepared.rank)
+    budget = MaskedBudget(stage.judging.masked_budget, stage.judging.masked_window)
+    trainer = PolicyTrainer(
+        Ways(data.turns, texts, reward, budget, watching),
+        model=prepared.model,
+        reward_funcs=reward_functions(stage, reward, prepared.scorers),
+        args=grpo_config(prepared),
+        train_dataset=rows_of(data.train),
+        eval_dataset=rows_of(data.held_out) if stage.eval_every else None,
+        processing_class=texts.format.tokenizer,
+        peft_config=lora_config(stage.lora),
+        callbacks=[
+            LogFile(stage.output / LOG),
+            Complete(stage.keep_checkpoints, watching.best_step),
+            *callbacks,
+        ],
+    )
+    without_bars(trainer)
     return trainer
 
 
@@ -176,12 +172,21 @@ def grpo_config(prepared: Prepared) -> Any:
         "loss_type": stage.loss,
         "scale_rewards": stage.scale_rewards,
         "num_iterations": stage.iterations,
+        # For the reference model, which TRL loads by itself where there is no adapter.
+        "trust_remote_code": stage.trust_remote_code,
+        "model_init_kwargs": _pinned(stage),
         **_normalization(prepared),
         **_vllm(stage.vllm, prepared.texts.eos_ids),
     }
     if prepared.checkpoint is not None:
         arguments["eval_on_start"] = False  # that evaluation is in the books
     return trl_config(GRPOConfig, stage, arguments)
+
+
+def _pinned(stage: Grpo) -> dict[str, Any] | None:
+    """The revision of a model of the Hub, as it was loaded."""
+    place = locate(stage.model, LocalOptions(revision=stage.model_revision))
+    return None if place.revision is None else {"revision": place.revision}
 
 
 def _normalization(prepared: Prepared) -> dict[str, Any]:

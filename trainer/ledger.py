@@ -34,8 +34,9 @@ class Row:
 
     `step` counts finished optimizer steps when it was written; `call` counts batches of candidates
     within the phase and step, `group` the prompts of a batch and `candidate` the samples of a
-    prompt. `composite` is the Scorer's number, `reward` what TRL was given (None: masked), both
-    float64; `advantage` is TRL's float32.
+    prompt. `composite` is the Scorer's number and `reward` what TRL was given (None: masked), both
+    float64; under `normalize: gdpo` TRL is given the judges' parts in its stead. `advantage` is
+    TRL's float32, None at evaluations.
     """
 
     step: int

@@ -10,17 +10,14 @@ import math
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from kardiabench.report import plain
+from trainer.live_view import IN_LINES, NAMES, PART, Course, duration, make_table, one_line, shown
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
-    from rich.table import Table
     from rich.text import Text
     from transformers import TrainerCallback
 
@@ -28,41 +25,6 @@ if TYPE_CHECKING:
 EVERY = 10
 #: Redrawn so often a second: the time left moves, and the table costs the training next to nothing.
 _REDRAWN = 2
-#: Narrower terminals get no curve, and narrower ones no first value either.
-_FOR_CURVE, _FOR_FIRST = 76, 48
-_BLOCKS = "▁▂▃▄▅▆▇█"
-#: The measures shown, in this order; those of judges' parts stand behind the reward.
-_NAMES = {
-    "loss": "loss",
-    "reward": "reward",
-    "held_out/score": "held-out score",
-    "held_out/stand_in": "stand-in for a held-out score",
-    "held_out/rewarded": "rewarded score, held-out personas",
-    "eval_loss": "loss, held-out personas",
-    "mean_token_accuracy": "token accuracy",
-    "masked_share": "masked share",
-    "frac_reward_zero_std": "groups without spread",
-    "kl": "KL",
-    "completions/mean_length": "length, tokens",
-    "tokens_per_second": "tokens/s",
-}
-_PART = "parts/"
-_IN_LINES = (
-    "loss", "reward", "held_out/score", "held_out/stand_in", "masked_share", "kl",
-    "completions/mean_length", "tokens_per_second",
-)  # fmt: skip
-
-
-@dataclass
-class Course:
-    """How one measure went: its first value, its last ones."""
-
-    first: float
-    latest: deque[float] = field(default_factory=lambda: deque(maxlen=24))
-
-    def add(self, value: float) -> None:
-        """Count a value."""
-        self.latest.append(value)
 
 
 class LiveTable:
@@ -74,7 +36,7 @@ class LiveTable:
     """
 
     def __init__(self, title: str = "training", *, quiet: bool = False, every: int = EVERY) -> None:
-        self.title = _line(title)
+        self.title = one_line(title)
         self.every = every
         self.step = self.total = 0
         self.courses: dict[str, Course] = {}
@@ -84,7 +46,6 @@ class LiveTable:
         self._live: Live | None = None
         self._begun_at: tuple[int, float] | None = None
         self._tokens: tuple[float, float] | None = None
-        self._activity = ""
         self._note = ""
         self._notes = 0
         self._shown_at = -1
@@ -148,7 +109,7 @@ class LiveTable:
     def stepped(self, step: int) -> None:
         """An optimizer step is done."""
         with self._lock:
-            self.step, self._activity = step, ""
+            self.step = step
         self._write_line()
 
     def logged(self, logs: Mapping[str, Any]) -> None:
@@ -156,20 +117,15 @@ class LiveTable:
         numbers = {name: value for name, value in logs.items() if _is_number(value)}
         with self._lock:
             for name, value in numbers.items():
-                if name in _NAMES or name.startswith(_PART):
+                if name in NAMES or name.startswith(PART):
                     self._add(name, value)
             if "num_tokens" in numbers:
                 self._count_tokens(numbers["num_tokens"])
         self._write_line(only_first=True)
 
-    def doing(self, what: str) -> None:
-        """Show what goes on until the next step is done: an evaluation, a checkpoint."""
-        with self._lock:
-            self._activity = _line(what)
-
     def note(self, sentence: str) -> None:
         """Show a warning or an alarm; it stays in sight until the next. From any thread."""
-        sentence = _line(sentence)
+        sentence = one_line(sentence)
         with self._lock:
             self._note, self._notes = sentence, self._notes + 1
             step, live = self.step, self._live
@@ -199,13 +155,13 @@ class LiveTable:
 
     def _ordered(self) -> Iterator[tuple[str, str, Course]]:
         """The measures that are known: key, name, course."""
-        for key, name in _NAMES.items():
+        for key, name in NAMES.items():
             if key in self.courses:
                 yield key, name, self.courses[key]
             if key == "reward":
-                parts = sorted(one for one in self.courses if one.startswith(_PART))
+                parts = sorted(one for one in self.courses if one.startswith(PART))
                 yield from (
-                    (one, f"  {_line(one[len(_PART) :])}", self.courses[one]) for one in parts
+                    (one, f"  {one_line(one[len(PART) :])}", self.courses[one]) for one in parts
                 )
 
     def _write_line(self, *, only_first: bool = False, always: bool = False) -> None:
@@ -223,8 +179,8 @@ class LiveTable:
     def _summary(self) -> str:
         parts = [f"step {self.step}/{self.total}"]
         for key, name, course in self._ordered():
-            if key in _IN_LINES or key.startswith(_PART):
-                parts.append(f"{name.strip()} {_shown(course.latest[-1])}")
+            if key in IN_LINES or key.startswith(PART):
+                parts.append(f"{name.strip()} {shown(course.latest[-1])}")
         return ", ".join([*parts, self._left()])
 
     def _left(self) -> str:
@@ -233,7 +189,7 @@ class LiveTable:
         if done <= 0:
             return "time left unknown"
         seconds = (self.total - self.step) * (time.monotonic() - since) / done
-        return f"about {_duration(max(seconds, 0.0))} left"
+        return f"about {duration(max(seconds, 0.0))} left"
 
     def _drawn(self) -> Group:
         """The table as it is now; rich asks for it, from a thread of its own too."""
@@ -243,63 +199,16 @@ class LiveTable:
         live = self._live
         with self._lock:
             head = f"{self.title}: step {self.step}/{self.total}, {self._left()}"
-            if self._activity:
-                head += f"; {self._activity}"
             measures = [(n, c.first, [*c.latest]) for _, n, c in self._ordered()]
             count = f" ({self._notes} notes so far)" if self._notes > 1 else ""
             foot = f"{self._note}{count}" if self._note else ""
-        body = [_table(measures, live.console)] if live is not None and measures else []
+        body = [make_table(measures, live.console)] if live is not None and measures else []
         last: list[Text] = [Text(foot, style="yellow")] if foot else []
         return Group(Text(head, style="bold"), *body, *last)
 
 
-def _table(measures: list[tuple[str, float, list[float]]], console: Console) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    with_first, with_curve = console.width >= _FOR_FIRST, console.width >= _FOR_CURVE
-    with_curve = with_curve and console.encoding.startswith("utf")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=36)
-    for wanted, name in ((True, "last"), (with_first, "first"), (with_curve, "course")):
-        if wanted:
-            table.add_column(name, justify="left" if name == "course" else "right", no_wrap=True)
-    for name, first, latest in measures:
-        cells = [name, _shown(latest[-1])]
-        cells += [_shown(first)] if with_first else []
-        cells += [curve(latest)] if with_curve else []
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def curve(values: list[float]) -> str:
-    """`values` as a line of blocks, the smallest the lowest; equal ones in the middle."""
-    low, high = min(values), max(values)
-    if high == low:
-        return _BLOCKS[3] * len(values)
-    return "".join(_BLOCKS[round(7 * (value - low) / (high - low))] for value in values)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _shown(value: float) -> str:
-    """Four figures that count; whole numbers from 1000 on; what is 0 is not shown as less."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 10 else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _line(text: str) -> str:
-    """Somebody's text on one line, at most 900 characters, without what moves the cursor."""
-    return plain(" ".join(str(text).split()))[:900]
 
 
 def _write(line: str) -> None:

@@ -15,6 +15,7 @@ import kardiabench
 from kardiabench.errors import RunError
 from kardiabench.redaction import refuse_secrets
 from kardiabench.store import write_json
+from trainer.checkpoints import newest
 
 MANIFEST = "training.json"
 MANIFEST_VERSION = 1
@@ -23,6 +24,9 @@ _PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "litellm", "vllm",
     "deepspeed",
 )  # fmt: skip
+#: What a training writes before its first checkpoint.
+_BEGUN = ("ledger*.jsonl", "log.jsonl", "evaluations.jsonl")
+_DECIDING = ("recipe", "data", "model", "scorers", "processes")
 #: Fields of a recipe that decide nothing about the weights: they may change on the way.
 _FREE = (
     "about", "output", "report_to", "keep_checkpoints", "log_every", "final",
@@ -37,8 +41,11 @@ def make_manifest(
     data: Mapping[str, Any],
     model: Mapping[str, Any],
     scorers: Mapping[str, Any],
+    processes: int,
 ) -> dict[str, Any]:
     """All that decides a training. `scorers` are identities by name; no keys are in it.
+
+    The number of processes decides too: it says which candidates are drawn with which numbers.
 
     Raises `ConfigError` for a recipe with something in it that looks like a key.
     """
@@ -51,6 +58,7 @@ def make_manifest(
         "data": dict(data),
         "model": dict(model),
         "scorers": dict(scorers),
+        "processes": processes,
         "environment": {
             "python": sys.version.split()[0],
             "platform": platform.platform(),
@@ -62,7 +70,8 @@ def make_manifest(
 def settle(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Begin the training in `folder`, or go on with it; returns whether it was there.
 
-    Raises `RunError`, naming what differs, when the folder has another training.
+    Raises `RunError`, naming what differs, when the folder has another training. One that was
+    ended before its first checkpoint has nothing to go on from, and gives way.
     """
     file = folder / MANIFEST
     if not file.exists():
@@ -71,6 +80,11 @@ def settle(folder: Path, manifest: Mapping[str, Any]) -> bool:
         return False
     old = read_manifest(folder)
     changed = changes(old, manifest)
+    if changed and newest(folder) is None:
+        for stale in (path for pattern in _BEGUN for path in folder.glob(pattern)):
+            stale.unlink()
+        write_json(file, manifest)
+        return False
     if changed:
         raise RunError(
             f"{folder} has a training of another configuration ({changed}); restore what changed "
@@ -105,7 +119,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _deciding(manifest: Mapping[str, Any]) -> dict[str, object]:
     # As it comes back from the file, so that a tuple is no change.
-    plain = json.loads(json.dumps({k: manifest[k] for k in ("recipe", "data", "model", "scorers")}))
+    plain = json.loads(json.dumps({key: manifest.get(key) for key in _DECIDING}))
     flat = _flat(plain)
     free = tuple(f"recipe.{name}" for name in _FREE)
     return {

@@ -5,11 +5,11 @@ It imports TRL, and so is imported late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trl import GRPOTrainer
 
@@ -23,22 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class Watcher(Protocol):
+    """What follows a training: `trainer.watching.Watching`."""
+
+    def trained(self, rows: Sequence[Row], divergence: float | None) -> Mapping[str, float]:
+        """Take the rows of a batch of candidates and the last KL divergence; numbers to log."""
+
+    def evaluated(self, rows: Sequence[Row]) -> Mapping[str, float]:
+        """Take the rows of an evaluation, of all processes; numbers to log."""
+
+    def stop(self) -> bool:
+        """Whether the training has to end early."""
+
+
 @dataclass(frozen=True)
 class Ways:
-    """What the trainer asks for: prompts and texts, rewards, and what an evaluation is told to.
-
-    `trained` gets the rows of a batch of candidates and the last KL divergence that is known,
-    `evaluated` the rows of an evaluation, both of all processes, and both give numbers to log. A
-    training that has to end early is told so by `stop`.
-    """
+    """What the trainer asks for: prompts and texts, rewards, and who watches."""
 
     turns: Mapping[str, Turn]
     texts: Texts
     reward: Reward
     budget: MaskedBudget
-    trained: Callable[[Sequence[Row], float | None], Mapping[str, float]]
-    evaluated: Callable[[Sequence[Row]], Mapping[str, float]]
-    stop: Callable[[], bool]
+    watching: Watcher
 
 
 class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
@@ -74,13 +80,16 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._turn_ids = [row["turn_id"] for row in inputs]
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        rows = self._ways.reward.settle(output["advantages"].tolist())
-        if not self.model.training:
+        training = self.model.training
+        rows = self._ways.reward.settle(output["advantages"].tolist() if training else None)
+        if not training:
             self._eval_rows += rows
             return output
         # What follows is the same on every process, so that all of them end together.
         self._ways.budget.add(self._metrics["train"]["masked_share"][-1])
-        for name, value in self._ways.trained(_gathered(rows), self._last_divergence()).items():
+        for name, value in self._ways.watching.trained(
+            _gathered(rows), self._last_divergence()
+        ).items():
             self._metrics["train"][name].append(value)
         return output
 
@@ -95,11 +104,11 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
         self._eval_rows = []
         with _own_randomness(self.args.seed + self.args.process_index):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        numbers = self._ways.evaluated(_each_once(_gathered(self._eval_rows)))
+        numbers = self._ways.watching.evaluated(_each_once(_gathered(self._eval_rows)))
         if numbers:
             # past GRPO's own `log`, which would flush what the training steps collect
             super(GRPOTrainer, self).log(dict(numbers))
-        if self._ways.stop():
+        if self._ways.watching.stop():
             self.control.should_training_stop = True
         return metrics | dict(numbers)
 
@@ -156,7 +165,7 @@ def _own_randomness(seed: int) -> Iterator[None]:
     """Draw the same numbers at every evaluation, and none of the training's.
 
     Checkpoints are then compared on the same draws, and how often they are evaluated changes no
-    weight.
+    weight. That holds for transformers' generation: vLLM has its own numbers.
     """
     import torch
 

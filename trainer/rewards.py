@@ -17,7 +17,7 @@ from typing import Any
 
 from kardiabench.errors import ConfigError, ScoringError
 from kardiabench.records import Dimension, Item, Reply, Scorecard, Turn
-from kardiabench.scoring import Scorer
+from kardiabench.scoring import MissingPolicy, Scorer
 from trainer.ledger import Phase, Row
 from trainer.scoring_thread import ScoringThread
 
@@ -162,8 +162,9 @@ class Reward:
         for name in sorted(scorer.dimensions):
             found = [part[name] for part in parts]
             known = [value for value in found if value is not None]
-            if log_metric is not None and known:
-                log_metric(f"parts/{name}", sum(known) / len(known))
+            if log_metric is not None:
+                for value in known:  # one by one: TRL averages over processes
+                    log_metric(f"parts/{name}", value)
             if log_extra is not None:
                 log_extra(name, found)
         masked = sum(card.composite is None for card in cards) / len(cards)
@@ -209,7 +210,7 @@ class MaskedBudget:
     """Ends a training whose judges no longer judge.
 
     `add` takes the share of masked candidates of a batch, over all processes, and raises
-    `ScoringError` when the mean of the last `window` batches is above `budget`.
+    `ScoringError` as soon as the last `window` batches have more of them than a share of `budget`.
     """
 
     budget: float
@@ -221,31 +222,42 @@ class MaskedBudget:
         self._shares.append(share)
         if len(self._shares) > self.window:
             self._shares.popleft()
-        mean = sum(self._shares) / len(self._shares)
-        if len(self._shares) == self.window and mean > self.budget:
+        masked = sum(self._shares)
+        if masked > self.budget * self.window:
             raise ScoringError(
-                f"{mean:.0%} of the candidates of the last {self.window} batches had no reward "
-                f"(masked_budget is {self.budget:.0%}); mend the judges, then give the same "
-                "command again, which goes on from the last checkpoint"
+                f"of the candidates of the last {len(self._shares)} batches "
+                f"{masked / len(self._shares):.0%} had no reward, which is more than "
+                f"{self.budget:.0%} of {self.window} batches (judging.masked_budget, "
+                "masked_window); mend the judges, then give the same command again, which goes on "
+                "from the last checkpoint"
             )
 
 
 def component_scores(card: Scorecard, scorer: Scorer) -> dict[str, float | None]:
     """Every judge's mean scaled score on a candidate, in [0, 1], as the composite takes them."""
     return {
-        verdict.judge: part_of(verdict.scores, scorer.dimensions[verdict.judge])
+        verdict.judge: part_of(verdict.scores, scorer.dimensions[verdict.judge], scorer.missing)
         for verdict in card.verdicts
         if verdict.judge in scorer.dimensions
     }
 
 
-def part_of(scores: Mapping[str, float | None], dimensions: Sequence[Dimension]) -> float | None:
-    """The mean scaled score over a judge's dimensions; None when one of them is missing."""
+def part_of(
+    scores: Mapping[str, float | None],
+    dimensions: Sequence[Dimension],
+    missing: MissingPolicy = "mask",
+) -> float | None:
+    """The mean scaled score over a judge's dimensions, in [0, 1].
+
+    None when one of them is missing, unless that counts as the bottom (`zero`).
+    """
     part = 0.0
     for dimension in dimensions:
         score = scores.get(dimension.name)
         if score is None:
-            return None
+            if missing != "zero":
+                return None
+            score = dimension.low
         part += dimension.scaled(score)
     return part / len(dimensions)
 

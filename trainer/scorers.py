@@ -11,7 +11,7 @@ from kardiabench.contracts import ChatModel
 from kardiabench.errors import ConfigError
 from kardiabench.fingerprints import fingerprint
 from kardiabench.plugins import load_registry
-from kardiabench.registry import Registry
+from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import Scorer
 from kardiabench.session import Models, make_scorer
 from kardiabench.settings import RunSettings
@@ -88,6 +88,7 @@ def run_settings(
     `concurrency` is shared out among `processes`. The model is the one that is trained.
     """
     data: Data = stage.data
+    specs = [*judging.judges, *held_out]
     return RunSettings(
         model=f"hf/{stage.model}",
         dataset=data.dataset,
@@ -98,7 +99,8 @@ def run_settings(
         limit_personas=data.limit_personas,
         history_content=data.history_content,
         system_prompt=data.system_prompt,
-        judges=[*judging.judges, *held_out],
+        judges=specs,
+        no_rubric=not any(parse_spec(spec)[0] == "rubric" for spec in specs),
         judge_model=judging.judge_model,
         judge_api_base=judging.judge_api_base,
         on_missing=judging.on_missing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,22 @@ from kardiabench.models.local.loading import end_ids
 from kardiabench.prompts import PromptPlan
 from kardiabench.records import Turn
 from trainer.arguments import (
-    checkpoint_to_resume,
     common_arguments,
     load_policy,
     lora_config,
     policy_identity,
     processes,
+    state,
     trl_config,
     weights_type,
     without_bars,
 )
+from trainer.beginning import begin
 from trainer.checkpoints import Complete, newest
 from trainer.config import Sft
 from trainer.data import TrainingData
 from trainer.log import LOG, LogFile
-from trainer.manifest import make_manifest, settle
+from trainer.manifest import make_manifest
 from trainer.preflight import check_batches
 from trainer.saving import FINAL, save_final
 from trainer.sft_rows import GoldReplies, write_rows
@@ -58,11 +59,9 @@ def run_sft(stage: Sft, data: TrainingData, say: Say, callbacks: Sequence[Any] =
     sentences for the user, `callbacks` are transformers'. Raises a `KardiaBenchError` for what
     cannot be trained.
     """
-    from accelerate import PartialState
-
-    state = PartialState()
     check(stage, data)
-    prepared = prepare(stage, data, say if state.is_main_process else _nothing)
+    here = state()
+    prepared = begun(prepare(stage, data, say if here.is_main_process else _nothing))
     final = stage.output / FINAL
     if final.is_dir():
         prepared.say(f"{final} has the trained model already")
@@ -71,9 +70,9 @@ def run_sft(stage: Sft, data: TrainingData, say: Say, callbacks: Sequence[Any] =
     trainer.train(
         resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint)
     )
-    if state.is_main_process:
+    if here.is_main_process:
         _save(stage, prepared.texts)
-    state.wait_for_everyone()
+    here.wait_for_everyone()
     return final
 
 
@@ -94,10 +93,7 @@ def check(stage: Sft, data: TrainingData) -> None:
 
 
 def prepare(stage: Sft, data: TrainingData, say: Say) -> Prepared:
-    """Load the model and settle the output folder."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    """Load the model; nothing is written yet."""
     model, tokenizer = _load(stage)
     texts = Texts(
         tokenizer,
@@ -105,13 +101,20 @@ def prepare(stage: Sft, data: TrainingData, say: Say) -> Prepared:
         end_ids(model.generation_config, tokenizer),
         thinking=stage.thinking,
     )
-    if state.is_main_process:
-        identity = policy_identity(stage, texts)
-        recipe = stage.model_dump(mode="json")
-        settle(stage.output, make_manifest(recipe, data.identity, identity, {}))
-        checkpoint_to_resume(stage.output)
-    state.wait_for_everyone()
-    return Prepared(stage, data, say, model, texts, newest(stage.output))
+    return Prepared(stage, data, say, model, texts, None)
+
+
+def begun(prepared: Prepared) -> Prepared:
+    """The same with its output folder settled; `RunError` where that has another training."""
+    stage = prepared.stage
+    manifest = make_manifest(
+        stage.model_dump(mode="json"),
+        prepared.data.identity,
+        policy_identity(stage, prepared.texts),
+        {},
+        processes(),
+    )
+    return replace(prepared, checkpoint=begin(stage.output, manifest))
 
 
 def _load(stage: Sft) -> tuple[Any, Any]:
@@ -123,19 +126,8 @@ def _load(stage: Sft) -> tuple[Any, Any]:
             "eos_token in its tokenizer_config.json"
         )
     if stage.tags == "special":
-        _check_whole(stage)
         add_span_tags(model, tokenizer)
     return model, tokenizer
-
-
-def _check_whole(stage: Sft) -> None:
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_deepspeed_zero3_enabled():
-        raise ConfigError(
-            f"tags: special cannot be added to {stage.model} under DeepSpeed ZeRO-3, where no "
-            "process has all embeddings; train with FSDP or ZeRO-2, or set tags: as_is"
-        )
 
 
 def make_trainer(prepared: Prepared, callbacks: Sequence[Any]) -> Any:
@@ -164,10 +156,8 @@ def make_trainer(prepared: Prepared, callbacks: Sequence[Any]) -> Any:
 
 def _rows(prepared: Prepared, part: str, turns: Sequence[Turn]) -> Any:
     """The rows of `turns`, in a file of this process."""
-    from accelerate import PartialState
-
     gold = GoldReplies(prepared.texts, prepared.stage.max_length)
-    name = f"{part}-{PartialState().process_index}.arrow"
+    name = f"{part}-{state().process_index}.arrow"
     rows = write_rows(prepared.stage.output / ROWS / name, gold.examples(turns))
     if gold.left_out:
         prepared.say(

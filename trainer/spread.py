@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kardiabench.errors import PreflightError
 from kardiabench.records import clean_text
 from kardiabench.scoring import JUDGED
+from trainer.groups import ROUNDING, group_codes, spreads, to_array
 from trainer.ledger import Row
 
 _LONGEST = 200
@@ -17,7 +18,8 @@ def check_spread(rows: Sequence[Row]) -> str:
     """A line about the rewards of `rows`, the candidates of a first batch.
 
     Raises `PreflightError`, which says why, when there is none or when all rewards of every group
-    are equal: advantages would then be 0 throughout, and no weight would move.
+    are equal: advantages would then be 0 throughout, and no weight would move. What a group is,
+    and when it has no spread, is as in `trainer.watch`.
     """
     rewards = [row.reward for row in rows if row.reward is not None]
     if not rewards:
@@ -25,26 +27,21 @@ def check_spread(rows: Sequence[Row]) -> str:
             f"no candidate of the first batch has a reward: {_why_unjudged(rows)}; mend the judge "
             "or leave it out of judging.judges"
         )
-    groups = _groups(rows)
-    flat = sum(len(set(group)) < 2 for group in groups)
-    if flat == len(groups):
+    found = spreads(to_array([row.reward for row in rows]), group_codes(rows))
+    if not len(found):
+        raise PreflightError(
+            "no two candidates of a prompt in the first batch have a reward: "
+            f"{_why_unjudged(rows)}; mend the judge or leave it out of judging.judges"
+        )
+    flat = int((found <= ROUNDING).sum())
+    if flat == len(found):
         raise PreflightError(f"{_what_is_equal(rewards)}: {_why_equal(rows)}")
     masked = len(rows) - len(rewards)
     return (
         f"rewards of the first {len(rows)} candidates: {min(rewards):.3f} to {max(rewards):.3f}, "
-        f"mean {sum(rewards) / len(rewards):.3f}; {flat} of {len(groups)} groups without spread, "
+        f"mean {sum(rewards) / len(rewards):.3f}; {flat} of {len(found)} groups without spread, "
         f"{masked} masked"
     )
-
-
-def _groups(rows: Sequence[Row]) -> list[list[float]]:
-    """The known rewards of every group."""
-    groups: dict[tuple[int, int, int], list[float]] = defaultdict(list)
-    for row in rows:
-        known = groups[row.step, row.call, row.group]
-        if row.reward is not None:
-            known.append(row.reward)
-    return list(groups.values())
 
 
 def _what_is_equal(rewards: Sequence[float]) -> str:

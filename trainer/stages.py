@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kardiabench.contracts import LocalOptions
-from kardiabench.errors import ConfigError, RunError
+from kardiabench.errors import ConfigError, RunError, StorageError
 from kardiabench.models.local.loading import load_trainable
 from kardiabench.plugins import load_registry
 from kardiabench.registry import Registry
 from kardiabench.store import write_json
-from trainer.arguments import processes, weights_type
+from trainer.arguments import processes, state, weights_type
+from trainer.beginning import alone_in
 from trainer.checkpoints import newest, step_of
 from trainer.config import Grpo, Sft, Split, Training
 from trainer.data import TrainingData, open_data
 from trainer.extras import check_bf16, check_reports, check_vllm_range, require
 from trainer.live import LiveTable
+from trainer.memory import available_memory, check_memory, estimate_of
 from trainer.preflight import (
     check_batches,
     check_judges,
@@ -58,13 +60,14 @@ def run_stage(stage: Sft | Split | Grpo, *, quiet: bool = False, only_check: boo
     _check_machine(stage)
     with LiveTable(f"{stage.stage}: {stage.model}", quiet=quiet) as live, _quiet_libraries():
         say = live.note if _is_first() else _nothing
+        memory = estimate_of(stage)
+        say(check_memory(memory, available_memory(), lora=stage.lora is not None))
         if isinstance(stage, Sft):
             return _sft(stage, live, say, only_check=only_check)
         return _grpo(stage, live, say, quiet=quiet, only_check=only_check)
 
 
 def _sft(stage: Sft, live: LiveTable, say: Say, *, only_check: bool) -> Path:
-    from trainer.card import write_card
     from trainer.sft import prepare, run_sft
 
     data = _open(stage, load_registry([str(path) for path in stage.plugins]), say)
@@ -73,26 +76,20 @@ def _sft(stage: Sft, live: LiveTable, say: Say, *, only_check: bool) -> Path:
         say(describe_tags(texts.format.tokenizer))
         say(check_round_trip(texts, texts.format.tokenizer))
         return stage.output
-    folder = run_sft(stage, data, say, [live.callback()])
-    if _is_first():
-        _write_curves(stage.output)
-        write_card(stage.output, folder)
-        say(f"the trained model: {folder}")
+    with alone_in(stage.output):
+        folder = run_sft(stage, data, say, [live.callback()])
+        if _is_first():
+            _write_curves(stage.output)
+            _write_cards(stage.output)
+            say(f"the trained model: {folder}")
     return folder
 
 
 def _grpo(stage: Grpo, live: LiveTable, say: Say, *, quiet: bool, only_check: bool) -> Path:
-    from trainer.grpo import prepare, train
-    from trainer.saving import FINAL
-    from trainer.watching import Watching
+    from trainer.grpo import prepare
 
     registry = load_registry([str(path) for path in stage.plugins])
     data = _open(stage, registry, say)
-    if stage.eval_every and not data.held_out:
-        raise ConfigError(
-            "eval_every needs dialogues to measure on: set held_out.personas above 0, or leave "
-            "eval_every out"
-        )
     scorers = open_scorers(
         stage,
         stage.judging,
@@ -109,57 +106,73 @@ def _grpo(stage: Grpo, live: LiveTable, say: Say, *, quiet: bool, only_check: bo
             say(line)
         if only_check:
             return stage.output
-        at = None if prepared.checkpoint is None else step_of(prepared.checkpoint)
-        if at is not None:
-            say(f"going on from the checkpoint of step {at}")
-        watching = Watching(
-            stage.output,
-            scorers,
-            stage.alarm,
-            stage.best,
-            say,
-            writes=_is_first(),
-            resume_at=at,
-        )
-        callbacks = [live.callback(), _curves_page(stage.output)]
-        train(prepared, watching, say, callbacks)
-        final = stage.output / FINAL
-        if _is_first():
-            final = _finish(stage, prepared, watching, say, quiet=quiet)
+        with alone_in(stage.output):
+            return _trained(prepared, live, say, quiet=quiet)
     finally:
         asyncio.run(scorers.aclose())
         scorers.close()
-    return final
 
 
-def _finish(stage: Grpo, prepared: Prepared, watching: Watching, say: Say, *, quiet: bool) -> Path:
+def _trained(prepared: Prepared, live: LiveTable, say: Say, *, quiet: bool) -> Path:
+    """Train, and save what came of it."""
+    from trainer.grpo import begun, train
+    from trainer.saving import FINAL
+    from trainer.watching import Watching
+
+    stage, prepared = prepared.stage, begun(prepared)
+    at = None if prepared.checkpoint is None else step_of(prepared.checkpoint)
+    if at is not None:
+        say(f"going on from the checkpoint of step {at}")
+    watching = Watching(
+        stage,
+        prepared.scorers,
+        say,
+        writes=_is_first(),
+        resume_at=at,
+        after=partial(_told, stage.output, say) if _is_first() else None,
+    )
+    train(prepared, watching, say, [live.callback()])
+    if _is_first():
+        return _finish(prepared, watching, say, quiet=quiet)
+    return stage.output / FINAL
+
+
+def _finish(prepared: Prepared, watching: Watching, say: Say, *, quiet: bool) -> Path:
     """Save the chosen weights, and say what is known of them."""
-    from trainer.card import write_card
-
+    stage = prepared.stage
     choice, last = watching.choice() if watching.evaluations else None, newest(stage.output)
     if last is None:
         raise RunError(f"{stage.output} has no whole checkpoint; give the same command again")
     step = step_of(last) if choice is None or choice.step is None else choice.step
-    checkpoint = stage.output / f"checkpoint-{step}"
     if choice is not None:
         say(choice.why)
         write_json(stage.output / BEST, choice.to_json())
     final = save_final(
         stage.output,
-        checkpoint,
+        stage.output / f"checkpoint-{step}",
         prepared.texts.format.tokenizer,
         prepared.texts.eos_ids,
         base=None if stage.lora is None else partial(_base, stage),
         dtype=weights_type(stage),
     )
     _write_curves(stage.output, "ledger")
-    write_card(stage.output, final, step=step, source="ledger")
+    _write_cards(stage.output, step, "ledger")
     say(f"the trained model, of step {step}: {final}")
     if stage.final is not None:
         from trainer.final_run import evaluate_final
 
-        say(f"its run: {evaluate_final(stage, stage.final, final, quiet=quiet)}")
+        trained = prepared.scorers.all_settings
+        run = evaluate_final(stage, stage.final, trained, final, quiet=quiet)
+        say(f"its run, for a leaderboard: {run}")
     return final
+
+
+def _told(folder: Path, say: Say) -> None:
+    """Draw the curves after an evaluation; a page that cannot be written ends no training."""
+    try:
+        _write_curves(folder)
+    except StorageError as error:
+        say(str(error))
 
 
 def _base(stage: Training) -> Any:
@@ -190,6 +203,11 @@ def _check_machine(stage: Sft | Grpo) -> None:
     check_reports(stage.report_to)
     check_bf16(stage.dtype)
     check_output(stage.output)
+    if stage.eval_every and not stage.held_out.personas:
+        raise ConfigError(
+            "eval_every needs dialogues to measure on: set held_out.personas above 0, or leave "
+            "eval_every out"
+        )
     candidates = stage.candidates if isinstance(stage, Grpo) else None
     check_batches(stage.batch_size, stage.per_device_batch_size, processes(), candidates)
     if isinstance(stage, Grpo) and stage.vllm.mode != "off":
@@ -204,28 +222,26 @@ def _checked(texts: Texts, data: TrainingData) -> Iterator[str]:
     yield describe_prompt(texts, turn)
 
 
-def _curves_page(folder: Path) -> Any:
-    """A callback that writes the page of curves anew after every evaluation."""
-    from transformers import TrainerCallback
-
-    class CurvesPage(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            if state.is_world_process_zero:
-                _write_curves(folder)
-
-    return CurvesPage()
-
-
 def _write_curves(folder: Path, source: Literal["log", "ledger"] = "log") -> None:
     from trainer.curves import write_page
 
     write_page(folder, source)
 
 
-def _is_first() -> bool:
-    from accelerate import PartialState
+def _write_cards(
+    output: Path, step: int | None = None, source: Literal["log", "ledger"] = "log"
+) -> None:
+    """The cards of the model and, where there is one, of its adapter."""
+    from trainer.card import write_card
+    from trainer.saving import ADAPTER, FINAL
 
-    return bool(PartialState().is_main_process)
+    for folder in (output / FINAL, output / ADAPTER):
+        if folder.is_dir():
+            write_card(output, folder, step=step, source=source)
+
+
+def _is_first() -> bool:
+    return bool(state().is_main_process)
 
 
 def _nothing(_: str) -> None:
@@ -241,10 +257,14 @@ def _settle_libraries() -> None:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Keep what transformers and TRL tell their own developers off the screen."""
-    from transformers.utils import logging
+    import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # It prints candidates whose reward is missing: the ledger has them, the screen need not.
+    logging.getLogger("trl").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer.alarm import RewardAlarm, unwatched
 from trainer.best import Choice, choose
-from trainer.config import Alarm, Best
+from trainer.config import Grpo
 from trainer.evaluation import Evaluation, evaluate_rows
 from trainer.evaluations import EVALUATIONS, append, go_back, read
-from trainer.ledger import LEDGER, Row, iterate_rows
+from trainer.ledger import Row, iterate_rows, ledgers_of
 from trainer.scorers import Scorers
 from trainer.spread import check_spread
 from trainer.watch import new_concerns, watch, watched_steps
@@ -24,31 +25,34 @@ _LOGGED = ("length_correlation", "zero_spread_share", "repetition", "distinct_2"
 class Watching:
     """Follows a training by its evaluations; every process has one and comes to the same end.
 
-    Only the one that `writes` keeps them in `folder`. `resume_at` is the step of the checkpoint
+    Only the one that `writes` keeps them in the output folder. `after` is called when an evaluation
+    is there. `resume_at` is the step of the checkpoint
     that the training goes on from: what was evaluated after it is done again.
     """
 
     def __init__(
         self,
-        folder: Path,
+        stage: Grpo,
         scorers: Scorers,
-        alarm: Alarm,
-        best: Best,
         say: Callable[[str], None],
         *,
         writes: bool = True,
         resume_at: int | None = None,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self.alarms: list[str] = []
-        self._file = folder / EVALUATIONS
+        self._file = stage.output / EVALUATIONS
         self._scorers = scorers
-        self._best = best
-        self._alarm = RewardAlarm(alarm)
+        self._best = stage.best
+        self._alarm = RewardAlarm(stage.alarm)
+        # Under `gdpo` equal composites may be made of different parts, which teach.
+        self._composites_teach = stage.normalize == "composite"
+        self._after = after
         self._say = say
         self._writes = writes
         self.evaluations: list[Evaluation] = []
         self._first = resume_at is None
-        self._history = [] if resume_at is None else self._earlier(folder, resume_at)
+        self._history = [] if resume_at is None else self._earlier(stage.output, resume_at)
         if writes and self._file.exists():
             go_back(self._file, resume_at)
         if resume_at is not None:
@@ -62,9 +66,9 @@ class Watching:
         Raises `PreflightError` for a first batch that nothing can be learned from. `divergence` is
         the last KL divergence from the first policy, where it is measured.
         """
-        if self._first:
+        if self._first and self._composites_teach:
             check_spread(rows)
-            self._first = False
+        self._first = False
         numbers = watch(rows, self._scorers.rewarded.dimensions)
         self._history.append(numbers | ({} if divergence is None else {"kl": divergence}))
         self._history = _shortened(self._history)
@@ -82,6 +86,8 @@ class Watching:
         blind = unwatched(evaluation) if len(self.evaluations) == 1 else None
         for sentence in filter(None, (blind, alarm)):
             self._say(sentence)
+        if self._after is not None:
+            self._after()
         return _numbers(evaluation)
 
     def stop(self) -> bool:
@@ -97,12 +103,11 @@ class Watching:
         return self.choice().step if self.evaluations else None
 
     def _earlier(self, folder: Path, step: int) -> list[dict[str, float]]:
-        """What was watched before the checkpoint of `step`, as this process's ledger has it."""
-        ledger = folder / LEDGER
-        if not ledger.exists():
-            return []
-        rows = (row for row in iterate_rows(ledger) if row.step < step)
-        steps = watched_steps(rows, self._scorers.rewarded.dimensions)
+        """What was watched before the checkpoint of `step`, as the ledgers have it."""
+        ledgers = map(iterate_rows, ledgers_of(folder))
+        rows = heapq.merge(*ledgers, key=lambda row: row.step)
+        before = (row for row in rows if row.step < step)
+        steps = watched_steps(before, self._scorers.rewarded.dimensions)
         return _shortened([numbers for _, numbers in steps])
 
     def _take(self, evaluation: Evaluation) -> str | None:

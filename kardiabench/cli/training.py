@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def _run(
     from trainer.stages import run_stage
 
     made = run_stage(load_stage(stage, recipe, overrides), quiet=quiet, only_check=check)
-    output.echo(str(made))
+    if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one speaks
+        output.echo(str(made))
 
 
 def _need_trainer() -> None:
