@@ -13,16 +13,17 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from common import ROOT
 
-import learning  # noqa: E402  # after the path
+sys.path.insert(0, str(ROOT / "tests"))
 
-from trainer.alarm import RewardAlarm  # noqa: E402
-from trainer.config import Alarm  # noqa: E402
-from trainer.curve_data import read_folder  # noqa: E402
-from trainer.curves import standalone_svg  # noqa: E402
-from trainer.evaluations import EVALUATIONS, read  # noqa: E402
+import learning
+
+from trainer.alarm import RewardAlarm
+from trainer.config import Alarm
+from trainer.curve_data import read_folder
+from trainer.curves import standalone_svg
+from trainer.evaluations import EVALUATIONS, read
 
 
 def main() -> None:
