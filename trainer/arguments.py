@@ -138,8 +138,21 @@ def load_policy(stage: Training) -> tuple[Any, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    model.generation_config = _saveable(model.generation_config)
     model.config.use_cache = not stage.gradient_checkpointing
     return model, tokenizer
+
+
+def _saveable(generation: Any) -> Any:
+    """`generation`, or only its ends where it is one that transformers refuses to save."""
+    from transformers import GenerationConfig
+
+    try:
+        generation.validate(strict=True)
+    except ValueError:  # some published ones are not valid
+        names = ("eos_token_id", "pad_token_id", "bos_token_id")
+        return GenerationConfig(**{name: getattr(generation, name) for name in names})
+    return generation
 
 
 def policy_identity(stage: Training, texts: Texts) -> dict[str, object]:

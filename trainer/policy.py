@@ -87,9 +87,8 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
             return output
         # What follows is the same on every process, so that all of them end together.
         self._ways.budget.add(self._metrics["train"]["masked_share"][-1])
-        for name, value in self._ways.watching.trained(
-            _gathered(rows), self._last_divergence()
-        ).items():
+        numbers = self._ways.watching.trained(_gathered(rows), self._last_divergence())
+        for name, value in numbers.items():
             self._metrics["train"][name].append(value)
         return output
 

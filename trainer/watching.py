@@ -40,7 +40,6 @@ class Watching:
         resume_at: int | None = None,
         after: Callable[[], None] | None = None,
     ) -> None:
-        self.alarms: list[str] = []
         self._file = stage.output / EVALUATIONS
         self._scorers = scorers
         self._best = stage.best
@@ -112,10 +111,7 @@ class Watching:
 
     def _take(self, evaluation: Evaluation) -> str | None:
         self.evaluations.append(evaluation)
-        sentence = self._alarm.add(evaluation)
-        if sentence:
-            self.alarms.append(sentence)
-        return sentence
+        return self._alarm.add(evaluation)
 
 
 def _shortened(history: list[dict[str, float]]) -> list[dict[str, float]]:
