@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 INSTALL = "pip install 'kardiabench[train]'"
-_EXTRAS = ("train", "hf")
+_EXTRAS = ("train",)
 
 
 def require(*packages: str) -> None:
