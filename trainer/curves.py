@@ -18,7 +18,7 @@ import kardiabench
 from kardiabench.errors import StorageError
 from trainer.curve_chart import short
 from trainer.curve_data import CurveData, Source, read_folder
-from trainer.curve_pictures import evaluation_table, pictures, score_picture
+from trainer.curve_pictures import Picture, evaluation_table, pictures, score_picture
 from trainer.facts import facts_of
 
 if TYPE_CHECKING:
@@ -91,8 +91,11 @@ def standalone_svg(data: CurveData) -> str | None:
     It brings light paper and its colours along, since it may stand on a page of any colour.
     """
     picture = score_picture(data)
-    if picture is None:
-        return None
+    return None if picture is None else as_file(picture)
+
+
+def as_file(picture: Picture) -> str:
+    """A chart of the page as an SVG file of its own."""
     svg = _COLOUR.sub(lambda found: COLOURS[found[1]][0], str(picture.svg))
     root = _VIEW_BOX.match(svg)
     if root is None:

@@ -40,7 +40,7 @@ def settings_of(stage: Grpo, final: Final, trained: RunSettings, model: Path) ->
     same = final.dataset in (None, stage.data.dataset)
     return replace(
         trained,
-        model=f"hf/{model.absolute()}",
+        model=f"hf/{model if model.is_absolute() else f'./{model}'}",
         dataset=final.dataset or stage.data.dataset,
         split=final.split,
         revision=stage.data.revision if same else None,
