@@ -17,6 +17,9 @@ from kardiabench.prompts import PromptPlan
 from kardiabench.records import ChatRequest, Reply, Turn
 from kardiabench.shortening import noting_shortened, without_oldest
 
+#: Prompts that are kept, which are shared by candidates and asked for twice a step.
+_REMEMBERED = 256
+
 
 class Texts:
     """Prompts of turns and replies from token ids, for one tokenizer.
@@ -40,7 +43,7 @@ class Texts:
         self.max_prompt_tokens = max_prompt_tokens
         ends = (*eos_ids, *self.format.turn_ends)
         self.decoder = ReplyDecoder(tokenizer, ends, self.format.stops)
-        self._last: tuple[str, tuple[Prompt, int]] | None = None
+        self._made: dict[str, tuple[Prompt, int]] = {}
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -77,10 +80,12 @@ class Texts:
         return self.decoder.until_stop(whole) != whole
 
     def _shortened(self, turn: Turn) -> tuple[Prompt, int]:
-        """The prompt, and how many exchanges were left out of it. Candidates share the last."""
-        if self._last is None or self._last[0] != turn.id:
-            self._last = turn.id, self._make(turn)
-        return self._last[1]
+        """The prompt, and how many exchanges were left out of it. A step's are remembered."""
+        if turn.id not in self._made:
+            if len(self._made) >= _REMEMBERED:
+                self._made.clear()
+            self._made[turn.id] = self._make(turn)
+        return self._made[turn.id]
 
     def _make(self, turn: Turn) -> tuple[Prompt, int]:
         request = ChatRequest(self.plan.messages(turn), turn.id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from kardiabench.models.local.chat import Prompt
@@ -59,10 +60,15 @@ class ReplyDecoder:
 
     def thought(self, ids: Sequence[int], *, opened: bool) -> int:
         """How many of `ids` are thinking, where the tag that ends it is a token; else 0."""
-        begin, close = (self._token(tag) for tag in (THINK_OPEN, THINK_CLOSE))
+        begin, close = self._think_ids
         if close is not None and close in ids:
             return len(ids) - list(reversed(ids)).index(close)
         return len(ids) if opened or (begin is not None and begin in ids) else 0
+
+    @cached_property
+    def _think_ids(self) -> tuple[int | None, int | None]:
+        """The ids of the tags around thinking; asked for once, since tokenizers are slow to say."""
+        return self._token(THINK_OPEN), self._token(THINK_CLOSE)
 
     def _token(self, tag: str) -> int | None:
         """The id of a tag that is one token; None where it is spelt out."""
