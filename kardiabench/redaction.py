@@ -43,11 +43,16 @@ def redact(text: str) -> str:
 def refuse_secrets(options: Mapping[str, object], where: str) -> None:
     """Raise `ConfigError` when `options`, nested ones too, hold a key: they end in a manifest."""
     for name, value in _leaves(options):
-        if _SECRET_NAME.search(_snake_case(name)) or _holds_key(value):
+        if is_secret(name, value):
             raise ConfigError(
                 f"{where}: {name!r} looks like a secret, and options are written to the manifest; "
                 "put it into the provider's environment variable instead (OPENAI_API_KEY, …)"
             )
+
+
+def is_secret(name: str, value: object = None) -> bool:
+    """Whether an option's name, or its value where it is text, looks like a secret."""
+    return _SECRET_NAME.search(_snake_case(name)) is not None or _holds_key(value)
 
 
 def refuse_url_secrets(url: str | None, where: str) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from training_folder import SECRET, make_folder, recipe, row
 
+from kardiabench.cli import cli
+from kardiabench.cli.running import run
 from kardiabench.errors import RunError
 from kardiabench.records import clean_text
 from trainer.card import command, escaped, fenced, front_matter, recipe_text, write_card
@@ -23,8 +26,17 @@ from trainer.facts import facts_of, hub_name
 from trainer.ledger import LEDGER, Ledger, read_header
 from trainer.log import LOG
 from trainer.manifest import MANIFEST
-from trainer.public import public_dataset, public_local, public_model, public_spec, public_text
+from trainer.public import (
+    public_base,
+    public_dataset,
+    public_local,
+    public_model,
+    public_recipe,
+    public_spec,
+    public_text,
+)
 
+_PLUGIN = Path(__file__).parents[1] / "examples" / "judge_file.py"
 HOSTILE = [
     "a\n---\nb: c",
     "x | y | <img src=x onerror=alert(1)>",
@@ -231,9 +243,7 @@ def test_the_curves_lie_beside_the_card_where_something_was_evaluated(tmp_path: 
     assert not (folder / "final" / "curves.svg").exists()
 
 
-def test_the_command_is_one_of_kardiabench(tmp_path: Path) -> None:
-    from kardiabench.cli.running import run
-
+def test_the_command_is_one_of_kardiabench() -> None:
     given = recipe(
         judging={"judges": ["format", "rubric", "safety"], "judge_model": "a b"},
         held_out={"judges": ["rubric:as=other"]},
@@ -253,6 +263,99 @@ def test_the_command_is_one_of_kardiabench(tmp_path: Path) -> None:
         "rubric:as=other",
     ]
     assert "--no-rubric" in command(recipe(judging={"judges": ["format"]}), facts_of({}))
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """What `kardiabench run` understands: it refuses an option or a value that it doesn't know."""
+    assert words[:2] == ["kardiabench", "run"]
+    context = run.make_context("run", words[2:])
+    assert context.args == []
+    return context.params
+
+
+def test_the_command_has_the_reward_s_weights_the_plugin_and_the_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = recipe(
+        judging={"judges": ["question"]},
+        plugins=["/home/alice/judge_file.py"],
+        data={"dataset": "sample", "system_prompt": "/home/alice/prompt.j2"},
+        max_tokens=320,
+    )
+    rewarded = {"judges": {}, "weights": {"format": 0.1, "emotion": 1.0, "question": 2.0}}
+    told = command(given, facts_of({"recipe": given, "scorers": {"rewarded": rewarded}}))
+    assert "alice" not in told
+    words = shlex.split(told)
+    understood = parsed(words)
+    assert understood["plugins"] == ("judge_file.py",)
+    assert understood["judges"] == ("question",)
+    assert understood["weights"] == ("format=0.1", "emotion=1", "question=2")
+    assert understood["max_tokens"] == 320
+    assert understood["system_prompt"] == "prompt.j2"
+    words[words.index("--model") + 1] = "baseline/majority"
+    (tmp_path / "judge_file.py").write_bytes(_PLUGIN.read_bytes())
+    (tmp_path / "prompt.j2").write_text("You listen.", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, [*words[1:], "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    unknown = [word.replace("question=2", "nobody=2") for word in words[1:]]
+    assert CliRunner().invoke(cli, [*unknown, "--dry-run"]).exit_code != 0
+
+
+def test_equal_weights_of_the_harness_s_judges_are_left_to_it() -> None:
+    def told(**weights: float) -> str:
+        given = recipe()
+        return command(given, facts_of({"scorers": {"rewarded": {"weights": weights}}}))
+
+    assert "--weight" not in told(rubric=1 / 3, format=1 / 3, emotion=1 / 3)
+    assert told(format=1, rubric=1).endswith("--weight format=1 --weight rubric=1")
+    third = "--weight format=0.3333333333333333 --weight emotion=1 --weight rubric=1"
+    assert told(format=1 / 3, emotion=1, rubric=1).endswith(third)
+
+
+def test_the_length_of_the_evaluation_after_training_wins() -> None:
+    given = recipe(max_tokens=320, final={"max_tokens": 700})
+    assert "--max-tokens 700" in command(given, facts_of({}))
+    assert "--max-tokens" not in command({"stage": "sft"}, facts_of({}))
+
+
+def test_a_card_has_the_name_of_its_training_and_says_which_base(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "warm-grpo", model="/home/alice/sft-one/final")
+    change(folder, model={"model": "final", "weights": "abc"})
+    text = written(folder)
+    assert "# warm-grpo, trained with kardiabench" in text
+    assert "| Base model | sft-one/final, weights with the fingerprint abc |" in text
+    assert "model: sft-one/final" in text
+    assert "alice" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("runs/sft/final", "sft/final"),
+        ("runs/sft/final/", "sft/final"),
+        ("sft/final", "sft/final"),
+        ("C:\\runs\\sft\\final", "sft/final"),
+        ("./final", "final"),
+        ("../final", "final"),
+        ("~/final", "final"),
+        ("/final", "final"),
+        ("C:\\final", "final"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("/a/b/c", "c"),
+    ],
+)
+def test_a_base_model_that_a_training_saved_is_named_by_its_training(name: str, shown: str) -> None:
+    assert public_base(name) == shown
+    assert public_recipe({"model": name})["model"] == shown
+
+
+def test_a_secret_in_a_spec_or_a_recipe_is_left_out() -> None:
+    key = "sk-" + "a" * 30
+    spec = f"j:api_key=abc,apiKey=x,auth-token=x,mirror={key},{key},max_tokens=3"
+    assert public_spec(spec) == "j:max_tokens=3"
+    given = {"judging": {"judges": [spec]}, "trl": {"hub_token": "x", "seed": 1, "name": key}}
+    assert public_recipe(given) == {"judging": {"judges": ["j:max_tokens=3"]}, "trl": {"seed": 1}}
 
 
 def test_a_licence_is_only_what_somebody_gave(folder: Path) -> None:

@@ -58,7 +58,14 @@ def test_recipes_lists_them_all_and_launch_configurations_can_be_printed():
         (["x"], "'x' is not key=value"),
         (["judging.masked_budget=3"], "judging.masked_budget in grpo-tiny"),
         (["eval_every=5", "save_every=2"], "eval_every 5 is no multiple of save_every 2"),
-        (["judging.weights={letters: 1e9}"], "--weight letters"),
+        (["judging.weights={letters: 1e9}"], "judging.weights: letters"),
+        (["learning_rate=.inf"], "learning_rate in grpo-tiny"),
+        (["seed=-1"], "seed in grpo-tiny"),
+        (["batch_size=512", "per_device_batch_size=256"], "a step takes 64 prompts"),
+        (["judging.judges=['letters:api_key=hunter2']"], "'api_key' looks like a secret"),
+        (["judging.judge_api_base=http://u:p@localhost:1/v1"], "carries credentials"),
+        (["held_out.judges=[letters]"], "a judge that is rewarded cannot watch"),
+        (["trl=" + "[" * 3000], "trl: the value is no YAML"),
     ],
 )
 def test_a_wrong_field_is_one_sentence(place, tmp_path, given, said):
@@ -82,6 +89,29 @@ def test_what_trl_may_not_be_told(place, tmp_path, argument, said):
     result = train(*words(place, tmp_path / "out", f"trl.{argument}"))
     assert isinstance(result.exception, ConfigError)
     assert said in str(result.exception)
+
+
+@pytest.mark.parametrize("given", [["trl.foo=1"], ["trl.learning_rate=1"]])
+def test_check_refuses_what_the_training_would(place, tmp_path, given):
+    result = train(*words(place, tmp_path / "out", "--check", *given))
+    assert isinstance(result.exception, ConfigError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_refuses_a_folder_of_another_training(place, tmp_path):
+    assert train(*words(place, tmp_path / "out", "max_steps=1")).exit_code == 0
+    result = train(*words(place, tmp_path / "out", "max_steps=2", "--check"))
+    assert isinstance(result.exception, RunError)
+    assert "recipe.max_steps: 1 -> 2" in str(result.exception)
+
+
+def test_sft_is_checked_with_its_own_replies(place, tmp_path):
+    data = (f"model={place / 'model'}", f"data.dataset={place / 'rows'}", f"output={tmp_path}/o")
+    result = train("sft", "--config", "sft-tiny", "--check", *data)
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "o").exists()
+    short = train("sft", "--config", "sft-tiny", "--check", *data, "max_length=20")
+    assert "max_length" in str(short.exception)
 
 
 def test_check_says_what_it_found_and_writes_nothing(place, tmp_path):
@@ -114,6 +144,7 @@ def test_a_folder_in_use_is_refused(place, tmp_path):
         lock.release()
     assert isinstance(result.exception, RunError)
     assert "in use" in str(result.exception)
+    assert "output=FOLDER" in str(result.exception)
 
 
 def test_a_held_out_judge_that_is_rewarded_under_another_name_is_refused(place, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from training_folder import SECRET, evaluation, make_folder, training_rows, write_log
 
-from kardiabench.errors import StorageError
+from kardiabench.errors import RunError, StorageError
 from trainer.curve_chart import MOST_POINTS, Line, Point, chart, short, thin
 from trainer.curve_data import (
     BY_LENGTH,
@@ -297,7 +297,33 @@ def test_a_missing_or_damaged_file_is_said_and_the_rest_is_shown(
     assert not any("Error" in sentence for sentence in found.missing)
 
 
-def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", [".", "nowhere"])
+def test_a_folder_without_a_training_gets_no_page(tmp_path: Path, where: str) -> None:
+    (tmp_path / "other.jsonl").touch()
+    with pytest.raises(RunError, match="holds no training; give the output folder of one"):
+        write_page(tmp_path / where)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.jsonl"]
+
+
+@pytest.mark.parametrize("name", [MANIFEST, LOG, EVALUATIONS, "ledger.rank1.jsonl"])
+def test_any_file_of_a_training_gives_a_page(tmp_path: Path, name: str) -> None:
+    folder = make_folder(tmp_path / "out", ranks=2)
+    for path in folder.iterdir():
+        if path.name != name:
+            path.unlink()
+    assert "Missing here" in page_of(folder).text
+
+
+def test_a_page_has_the_name_of_its_folder_and_says_which_base(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "warm-grpo", model="runs/sft-one/final")
+    shown = page_of(folder)
+    assert "Curves of warm-grpo" in shown.text
+    assert "Base model sft-one/final" in shown.text
+    assert "runs/" not in shown.text
+
+
+def test_a_training_without_anything_in_it_gives_a_page_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / LOG).touch()
     shown = page_of(tmp_path)
     assert "There are no numbers yet." in shown.text
     assert "has no training.json" in shown.text
@@ -329,9 +355,10 @@ def test_the_page_is_the_same_for_the_same_folder(folder: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "curves.html").mkdir()
+    (tmp_path / LOG).touch()
     with pytest.raises(StorageError, match=r"curves\.html cannot be written"):
         write_page(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.html", LOG]
 
 
 def test_an_sft_training_has_its_loss_and_asks_for_no_evaluation(tmp_path: Path) -> None:

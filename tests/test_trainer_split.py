@@ -144,7 +144,7 @@ def test_samples_that_failed_count_for_nothing_and_are_asked_for_again(tmp_path,
     assert (talks["1"].pass_rate, talks["1"].easy, talks["1"].n_judged) == (None, None, 0)
     assert (talks["2"].pass_rate, talks["2"].n_judged, talks["2"].n_samples) == (1.0, 2, 4)
     assert "2 easy, 0 hard and 1 unjudged" in said[-1]
-    assert "6 samples have no score (bad_request: 6)" in said[-1]
+    assert "6 samples have no score (6 by bad_request)" in said[-1]
 
     manifest = read_split(tmp_path / "out")
     assert talks["1"].id not in manifest.ids("easy") | manifest.ids("hard")
@@ -308,7 +308,7 @@ def test_verdicts_that_failed_are_asked_for_again_alone(tmp_path, server, keyed)
     stage = stage_of(tmp_path, "openai/policy", judging=judging, pass_mark=0.0)
     said: list[str] = []
     assert found(run_split(stage, said.append))["1"].easy is None
-    assert "judge rubric unparsed: 4" in said[-1]
+    assert "4 by judge rubric unparsed" in said[-1]
     broken["on"] = False
     server.requests.clear()
     assert read_split(run_split(stage, said.append)).counts["unjudged"] == 0

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import kardiabench
 from kardiabench.errors import RunError
 from kardiabench.redaction import without_keys
+from kardiabench.scoring import DEFAULT_WEIGHTS
 from trainer.curve_chart import short
 from trainer.curve_data import MASKED, REWARD, CurveData, Source, mapping, read_folder
 from trainer.curve_pictures import evaluation_table, score_picture
 from trainer.curves import standalone_svg, write_text
 from trainer.facts import Facts, facts_of
-from trainer.public import public_model, public_recipe, public_spec
+from trainer.public import last_part, public_model, public_recipe, public_spec
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -207,24 +208,48 @@ def command(recipe: Mapping[str, Any], facts: Facts, *, is_adapter: bool = False
     words += ["--dataset", facts.dataset or "KardiaBench"]
     words += ["--split", "test"] if facts.split else []
     words += _prompt_options(recipe)
+    words += _reply_options(recipe)
     model = mapping(recipe.get("judging")).get("judge_model")
     words += ["--judge-model", public_model(model)] if isinstance(model, str) else []
     specs = _judge_specs(recipe)
     words += [word for spec in specs for word in ("--judge", spec)] or ["--no-rubric"]
+    words += _weight_options(facts.weights_of_judges)
+    words += [word for file in _plugins(recipe) for word in ("--plugin", file)]
     return without_keys(" ".join(shlex.quote(short(word, 200)) for word in words))
 
 
 def _prompt_options(recipe: Mapping[str, Any]) -> list[str]:
-    """How prompts are made; a system prompt of the user's own is left to the user."""
+    """How prompts are made; of a system prompt of the user's own, the file's name."""
     chosen = mapping(recipe.get("data"))
     words: list[str] = []
-    if chosen.get("system_prompt") == "kardia":
-        words += ["--system-prompt", "kardia"]
+    prompt = chosen.get("system_prompt")
+    if isinstance(prompt, str) and prompt != "dataset":
+        words += ["--system-prompt", last_part(prompt)]
     if chosen.get("history_content") == "response":
         words += ["--history-content", "response"]
     if isinstance(recipe.get("thinking"), bool):
         words.append("--thinking" if recipe["thinking"] else "--no-thinking")
     return words
+
+
+def _reply_options(recipe: Mapping[str, Any]) -> list[str]:
+    """How long replies may be: as in the evaluation after training, else as in training."""
+    known = (mapping(recipe.get("final")).get("max_tokens"), recipe.get("max_tokens"))
+    tokens = next((one for one in known if isinstance(one, int)), None)
+    return [] if tokens is None else ["--max-tokens", str(tokens)]
+
+
+def _weight_options(weights: Mapping[str, float]) -> list[str]:
+    """The reward's weights; none where they are the harness's own, of which each counts alike."""
+    if weights.keys() == DEFAULT_WEIGHTS.keys() and len(set(weights.values())) == 1:
+        return []
+    pairs = (f"{name}={str(weight).removesuffix('.0')}" for name, weight in weights.items())
+    return [word for pair in pairs for word in ("--weight", pair)]
+
+
+def _plugins(recipe: Mapping[str, Any]) -> list[str]:
+    given = recipe.get("plugins")
+    return [last_part(str(file)) for file in given] if isinstance(given, list) else []
 
 
 def _judge_specs(recipe: Mapping[str, Any]) -> list[str]:

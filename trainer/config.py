@@ -23,7 +23,9 @@ Subset = Literal["all", "easy", "hard"]
 class Part(BaseModel):
     """What every record here is: fixed, and without fields that nobody knows."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Data(Part):
@@ -145,7 +147,7 @@ class Stage(Part):
     model: str
     model_revision: str | None = None
     output: Path
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: Data = Data()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     thinking: bool | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,7 +22,7 @@ from trainer.evaluation import Evaluation
 from trainer.evaluations import EVALUATIONS, read
 from trainer.ledger import LEDGER, Header, Row, iterate_rows, ledgers_of, read_header
 from trainer.log import LOG, read_log
-from trainer.manifest import read_manifest
+from trainer.manifest import MANIFEST, read_manifest
 from trainer.rewards import part_of
 from trainer.watch import watch
 
@@ -56,9 +57,12 @@ T = TypeVar("T")
 class CurveData:
     """All that is known of a training. `missing` are sentences about what is not.
 
+    `name` is that of its folder, without where it lies.
+
     `source` is where the rewards are from; `choice` is None before any evaluation.
     """
 
+    name: str
     manifest: Mapping[str, Any]
     courses: Mapping[str, Course]
     source: Source
@@ -91,6 +95,7 @@ def read_folder(folder: Path, source: Source = "log") -> CurveData:
     if not done and rewarded:
         missing.append("there is no evaluation yet")
     return CurveData(
+        name=Path(os.path.normpath(folder)).name,
         manifest=manifest,
         courses=courses,
         source=taken,
@@ -98,6 +103,13 @@ def read_folder(folder: Path, source: Source = "log") -> CurveData:
         alarms=_told(lambda: alarms_of(done, recipe), missing) or [],
         choice=_told(lambda: choice_of(done, recipe), missing) if done else None,
         missing=[_without_place(sentence, folder) for sentence in missing],
+    )
+
+
+def is_training(folder: Path) -> bool:
+    """Whether `folder` has any of the files that a training writes."""
+    return any((folder / name).is_file() for name in (MANIFEST, LOG, EVALUATIONS)) or bool(
+        ledgers_of(folder)
     )
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kardiabench
-from kardiabench.errors import StorageError
+from kardiabench.errors import RunError, StorageError
 from trainer.curve_chart import short
-from trainer.curve_data import CurveData, Source, read_folder
+from trainer.curve_data import CurveData, Source, is_training, read_folder
 from trainer.curve_pictures import Picture, evaluation_table, pictures, score_picture
 from trainer.facts import facts_of
 
@@ -50,8 +50,11 @@ def write_page(folder: Path, source: Source = "log") -> Path:
     """Write `curves.html` into a training's folder and return its path.
 
     `source`: rewards as TRL's log has them, or as the ledger does, which is read through. What is
-    missing in the folder is said on the page. Raises `StorageError` where it cannot be written.
+    missing in the folder is said on the page. Raises `RunError` for a folder without any file of a
+    training, and `StorageError` where the page cannot be written.
     """
+    if not is_training(folder):
+        raise RunError(f"{folder} holds no training; give the output folder of one")
     data = read_folder(folder, source)
     facts = facts_of(data.manifest)
     page = (

@@ -28,7 +28,7 @@ def append(path: Path, evaluation: Evaluation) -> None:
 
     `path` is here and below the file, or the training's folder.
     """
-    _append(path, json.dumps(evaluation.to_json(), allow_nan=False))
+    _append(path, _line(evaluation))
 
 
 def go_back(path: Path, step: int | None) -> None:
@@ -53,6 +53,10 @@ def read(path: Path) -> list[Evaluation]:
     return [found[step] for step in sorted(found)]
 
 
+def _line(evaluation: Evaluation) -> str:
+    return json.dumps(evaluation.to_json(), allow_nan=False)
+
+
 def _append(path: Path, line: str) -> None:
     file = _file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,15 +74,17 @@ def _file(path: Path) -> Path:
 def _step(path: Path, offset: int, line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise _damaged(path, offset) from error
 
 
 def _parsed(path: Path, offset: int, line: bytes) -> Evaluation:
     try:
-        return _evaluation().validate_json(line)
+        evaluation = _evaluation().validate_json(line)
+        _line(evaluation)  # a number that is none could not have been written
     except ValueError as error:
         raise _damaged(path, offset) from error
+    return evaluation
 
 
 def _damaged(path: Path, offset: int) -> RunError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.public import public_dataset, public_local
+from trainer.public import public_base, public_dataset
 
 #: What the Hub takes as the name of a model or a dataset.
 _HUB_NAME = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
@@ -30,7 +30,8 @@ class JudgeFact:
 class Facts:
     """A training's stage, base model, data and judges; None for what is not said.
 
-    `lora` is what the recipe says of the adapter that was trained.
+    `lora` is what the recipe says of the adapter that was trained; `weights_of_judges` are those
+    of the reward, by the judge's name.
     """
 
     stage: str | None
@@ -44,6 +45,7 @@ class Facts:
     dialogues: Mapping[str, Any]
     personas: Mapping[str, Any]
     judges: tuple[JudgeFact, ...]
+    weights_of_judges: Mapping[str, float]
     packages: tuple[tuple[str, str], ...]
     version: str | None
 
@@ -67,11 +69,10 @@ def facts_of(manifest: Mapping[str, Any]) -> Facts:
     """Read a manifest; an empty one gives facts that are all missing."""
     recipe, model, data = (_object(manifest, name) for name in ("recipe", "model", "data"))
     chosen, environment = _object(recipe, "data"), _object(manifest, "environment")
-    name = _text(model.get("model")) or _text(recipe.get("model"))
     dataset = _text(chosen.get("dataset"))
     return Facts(
         stage=_text(recipe.get("stage")),
-        model=name and public_local(name),
+        model=_base(_text(model.get("model")), _text(recipe.get("model"))),
         revision=_text(model.get("revision")),
         weights=_text(model.get("weights")),
         lora=_object(recipe, "lora") or None,
@@ -81,6 +82,7 @@ def facts_of(manifest: Mapping[str, Any]) -> Facts:
         dialogues=_object(data, "dialogues"),
         personas=_object(data, "personas"),
         judges=tuple(_judges(_object(manifest, "scorers"))),
+        weights_of_judges=_weights(_object(_object(manifest, "scorers"), "rewarded")),
         packages=tuple(
             (package, str(version))
             for package, version in sorted(_object(environment, "packages").items())
@@ -88,6 +90,14 @@ def facts_of(manifest: Mapping[str, Any]) -> Facts:
         ),
         version=_text(manifest.get("kardiabench")),
     )
+
+
+def _base(name: str | None, given: str | None) -> str | None:
+    """The base model's name; that of a folder is the last part only, the recipe has all of it."""
+    if name == "final" and given is not None:
+        name = given
+    name = name or given
+    return name and public_base(name)
 
 
 def hub_name(name: str | None) -> str | None:
@@ -98,16 +108,19 @@ def hub_name(name: str | None) -> str | None:
 def _judges(scorers: Mapping[str, Any]) -> Iterator[JudgeFact]:
     """The rewarded judges, then those that only watch."""
     rewarded = _object(scorers, "rewarded")
-    weights = _object(rewarded, "weights")
+    weights = _weights(rewarded)
     inside = _object(rewarded, "judges")
     outside = _object(_object(scorers, "watched"), "judges")
     for name, described in sorted(inside.items()):
-        weight = weights.get(name)
-        number = float(weight) if isinstance(weight, int | float) else 0.0
-        yield JudgeFact(name, _fingerprint(described), number)
+        yield JudgeFact(name, _fingerprint(described), weights.get(name, 0.0))
     for name, described in sorted(outside.items()):
         if name not in inside:
             yield JudgeFact(name, _fingerprint(described), None)
+
+
+def _weights(rewarded: Mapping[str, Any]) -> dict[str, float]:
+    given = _object(rewarded, "weights")
+    return {name: float(one) for name, one in given.items() if isinstance(one, int | float)}
 
 
 def _fingerprint(described: object) -> str:

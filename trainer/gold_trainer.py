@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trl import SFTTrainer
 
 from kardiabench.models.local.trouble import quiet
+from trainer.checkpoints import storing
+from trainer.saving import check_finite
 
 
 class GoldTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped here
@@ -27,6 +30,12 @@ class GoldTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped here
 
     def _send_telemetry(self) -> None:
         """What is trained, and where, is nobody's business."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        check_finite(self.model, step)
+        with storing(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{step}"):
+            super()._save_checkpoint(model, trial)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with quiet():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kardiabench.contracts import LocalOptions
+from kardiabench.errors import ConfigError
 from kardiabench.models.local.loading import end_ids
 from kardiabench.models.local.weights import locate, shown_name
 from kardiabench.prompts import PromptPlan
@@ -28,6 +29,7 @@ from trainer.config import Grpo, Vllm
 from trainer.data import TrainingData
 from trainer.ledger import Header, Ledger, ledger_name
 from trainer.log import LOG, LogFile
+from trainer.manifest import check as check_manifest
 from trainer.manifest import make_manifest
 from trainer.rewards import Component, MaskedBudget, Reward
 from trainer.scorers import Scorers
@@ -70,15 +72,25 @@ def prepare(stage: Grpo, data: TrainingData, scorers: Scorers) -> Prepared:
 
 def begun(prepared: Prepared) -> Prepared:
     """The same with its output folder settled; `RunError` where that has another training."""
+    return replace(prepared, checkpoint=begin(prepared.stage.output, manifest_of(prepared)))
+
+
+def manifest_of(prepared: Prepared) -> dict[str, Any]:
+    """What decides this training."""
     stage, scorers = prepared.stage, prepared.scorers
-    manifest = make_manifest(
+    return make_manifest(
         stage.model_dump(mode="json"),
         prepared.data.identity,
         policy_identity(stage, prepared.texts),
         {"rewarded": scorers.rewarded.identity, "watched": scorers.watched.identity},
         prepared.world,
     )
-    return replace(prepared, checkpoint=begin(stage.output, manifest))
+
+
+def check(prepared: Prepared) -> None:
+    """Raise what beginning would: TRL refuses the recipe, the output has another training."""
+    grpo_config(prepared)
+    check_manifest(prepared.stage.output, manifest_of(prepared))
 
 
 def train(prepared: Prepared, watching: Watching, say: Say, callbacks: Sequence[Any] = ()) -> None:
@@ -113,21 +125,25 @@ def make_trainer(
     stage, data, texts = prepared.stage, prepared.data, prepared.texts
     reward = Reward(data.turns, texts.reply, scoring, ledger.append, rank=prepared.rank)
     budget = MaskedBudget(stage.judging.masked_budget, stage.judging.masked_window)
-    trainer = PolicyTrainer(
-        Ways(data.turns, texts, reward, budget, watching),
-        model=prepared.model,
-        reward_funcs=reward_functions(stage, reward, prepared.scorers),
-        args=grpo_config(prepared),
-        train_dataset=rows_of(data.train),
-        eval_dataset=rows_of(data.held_out) if stage.eval_every else None,
-        processing_class=texts.format.tokenizer,
-        peft_config=lora_config(stage.lora),
-        callbacks=[
-            LogFile(stage.output / LOG),
-            Complete(stage.keep_checkpoints, watching.best_step),
-            *callbacks,
-        ],
-    )
+    try:
+        trainer = PolicyTrainer(
+            Ways(data.turns, texts, reward, budget, watching),
+            model=prepared.model,
+            reward_funcs=reward_functions(stage, reward, prepared.scorers),
+            args=grpo_config(prepared),
+            train_dataset=rows_of(data.train),
+            eval_dataset=rows_of(data.held_out) if stage.eval_every else None,
+            processing_class=texts.format.tokenizer,
+            peft_config=lora_config(stage.lora),
+            callbacks=[
+                LogFile(stage.output / LOG),
+                Complete(stage.keep_checkpoints, watching.best_step),
+                *callbacks,
+            ],
+        )
+    except ValueError as error:  # peft's and TRL's word for what does not go together
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{stage.model} cannot be trained so: {why}") from error
     without_bars(trainer)
     return trainer
 

@@ -57,7 +57,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for _, line in lines_of(path):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(entry, dict):
             continue

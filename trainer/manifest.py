@@ -86,11 +86,23 @@ def settle(folder: Path, manifest: Mapping[str, Any]) -> bool:
         write_json(file, manifest)
         return False
     if changed:
-        raise RunError(
-            f"{folder} has a training of another configuration ({changed}); restore what changed "
-            "to go on with it, or give another output=FOLDER"
-        )
+        raise _another(folder, changed)
     return True
+
+
+def check(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `RunError` where `settle` would; nothing is written."""
+    if (folder / MANIFEST).exists() and newest(folder) is not None:
+        changed = changes(read_manifest(folder), manifest)
+        if changed:
+            raise _another(folder, changed)
+
+
+def _another(folder: Path, changed: str) -> RunError:
+    return RunError(
+        f"{folder} has a training of another configuration ({changed}); restore what changed to "
+        "go on with it, or give another output=FOLDER"
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -112,7 +124,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What decides the weights and differs, and how; empty for nothing."""
     before, after = _deciding(old), _deciding(new)
-    differing = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    keys = before.keys() | after.keys()
+    differing = sorted(
+        (key for key in keys if before.get(key) != after.get(key)),
+        key=lambda key: (key != "recipe.stage", key),
+    )
     shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in differing[:5])
     return shown + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
 

@@ -10,13 +10,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from kardiabench.contracts import Judge
-from kardiabench.guards import FAULTS, NamedJudge, reason
+from kardiabench.guards import FAULTS, GuardedJudge, NamedJudge, reason
 from kardiabench.records import Item, Verdict, clean_text, missing_scores
 from kardiabench.redaction import redact
 
 #: Asked for again; a refusal would only be repeated.
 _WORTH_ASKING = frozenset({"error", "unparsed"})
 _FAILED = _WORTH_ASKING | {"refused"}
+
+
+def _repeats_a_turn(items: Sequence[Item]) -> bool:
+    return len({item.turn.id for item in items}) < len(items)
 
 
 class PatientJudge(NamedJudge):
@@ -69,10 +73,12 @@ class PatientJudge(NamedJudge):
     async def _attempt(self, items: Sequence[Item]) -> list[Verdict]:
         if len(items) > 1 and getattr(self._judge, "batch_size", None) == 1:
             return await self._each(items)  # one slow call must not cost the others their verdict
+        if isinstance(self._judge, GuardedJudge) and _repeats_a_turn(items):
+            return await self._in_rounds(items)
         limit = asyncio.timeout(self._timeout)
         try:
             async with limit:
-                return list(await self._judge.judge(items))
+                return list(await self._judge.judge(tuple(items)))
         except (*FAULTS, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -83,6 +89,28 @@ class PatientJudge(NamedJudge):
             if len(items) > 1:  # one item must not take the others with it
                 return await self._each(items)
             return [self._none(items[0], "error", reason(error))]
+
+    async def _in_rounds(self, items: Sequence[Item]) -> list[Verdict]:
+        """Ask a plugin's judge about several candidates of a turn in batches of one a turn.
+
+        A judge that gives verdicts in another order is found out by their turn; candidates of one
+        turn in one batch would hide it, and rewards would go to the wrong ones.
+        """
+        rounds: list[list[int]] = []
+        seen: dict[str, int] = {}
+        for place, item in enumerate(items):
+            number = seen.get(item.turn.id, 0)
+            seen[item.turn.id] = number + 1
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append(place)
+        answered = await asyncio.gather(
+            *(self._attempt([items[place] for place in places]) for places in rounds)
+        )
+        found: dict[int, Verdict] = {}
+        for places, verdicts in zip(rounds, answered, strict=True):
+            found |= zip(places, verdicts, strict=True)
+        return [found[place] for place in range(len(items))]
 
     async def _each(self, items: Sequence[Item]) -> list[Verdict]:
         alone = await asyncio.gather(*(self._attempt([item]) for item in items))

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trl import GRPOTrainer
 
 from kardiabench.records import Turn
+from trainer.checkpoints import reading, storing
 from trainer.exact import epoch_sampler, load_candidates, save_candidates
 from trainer.ledger import Row
 from trainer.rewards import MaskedBudget, Reward
+from trainer.saving import check_finite
 from trainer.texts import Texts
 
 if TYPE_CHECKING:
@@ -126,21 +128,26 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
         """What is trained, and where, is nobody's business."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        check_finite(self.model, self.state.global_step)
         folder = Path(self._get_output_dir(trial=trial))
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         generate_every = self.args.steps_per_generation * self.num_iterations
         in_use = self._step % generate_every != 0
-        save_candidates(
-            checkpoint,
-            self.args.process_index,
-            self._step,
-            self._buffered_inputs if in_use else None,
-        )
+        with storing(checkpoint):
+            super()._save_checkpoint(model, trial)
+            save_candidates(
+                checkpoint,
+                self.args.process_index,
+                self._step,
+                self._buffered_inputs if in_use else None,
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
+        if checkpoint is None:
+            super()._load_optimizer_and_scheduler(None)
+            return
+        with reading(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
             self._step, self._buffered_inputs = load_candidates(
                 Path(checkpoint), self.args.process_index, self.accelerator.device
             )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kardiabench.redaction import is_secret
+
 #: Backends that load a model from a folder, a file or the Hub, whose names have one slash at most.
 _LOCAL = ("hf", "vllm")
 _DATASET = "Jhcircle/KardiaBench"
@@ -51,6 +53,15 @@ def public_local(name: str) -> str:
     return last_part(text) if is_path or _is_surely_path(text) else text
 
 
+def public_base(name: str) -> str:
+    """A base model as `public_local` shows it; of one that a training saved, `PARENT/final`."""
+    shown = public_local(name.rstrip("/\\") or name)
+    path = PurePosixPath(_ADDRESS.sub("", name).strip().replace("\\", "/"))
+    above = path.parent.name
+    is_named = re.search(r"\w", above) is not None and ":" not in above
+    return f"{above}/final" if shown == "final" and is_named else shown
+
+
 def public_model(name: str) -> str:
     """A model behind a backend's prefix: whole, but for the folder of one that is loaded here."""
     prefix, slash, rest = name.partition("/")
@@ -65,7 +76,7 @@ def public_dataset(name: str) -> str:
 
 
 def public_spec(spec: str) -> str:
-    """A judge with its options, those left out that say where a server is."""
+    """A judge with its options; left out are those that say where a server is, and secrets."""
     name, colon, rest = spec.partition(":")
     if not colon or rest.startswith("//"):
         return public_text(spec)
@@ -77,10 +88,10 @@ def public_spec(spec: str) -> str:
 def _option(part: str) -> str:
     key, equals, value = part.partition("=")
     name = key.strip()
+    if _SERVER.search(name) or is_secret(name, part):
+        return ""
     if not equals:
         return public_text(part)
-    if _SERVER.search(name):
-        return ""
     if name == "models":  # of a panel: MODEL or MODEL@http://SERVER, joined by +
         shown = "+".join(public_model(one.strip()) for one in value.split("+"))
     elif name == "model" or name.endswith("_model"):
@@ -114,7 +125,7 @@ def _whole(value: str) -> str:
 _LEFT_OUT = ("output", "plugins", "report_to", "about")
 #: What a text of the field is; others are any text.
 _KINDS: Mapping[str, Callable[[str], str]] = {
-    "model": public_local,
+    "model": public_base,
     "judge_model": public_model,
     "judges": public_spec,
     "dataset": public_dataset,
@@ -129,7 +140,7 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         str(key): _value(inner, _KINDS.get(str(key), public_text))
         for key, inner in values.items()
-        if key not in _LEFT_OUT and not _SERVER.search(str(key))
+        if key not in _LEFT_OUT and not _SERVER.search(str(key)) and not is_secret(str(key), inner)
     }
 
 

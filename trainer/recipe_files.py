@@ -13,6 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from kardiabench.errors import ConfigError, did_you_mean
+from kardiabench.redaction import refuse_secrets, refuse_url_secrets
+from kardiabench.registry import parse_spec
 from trainer.config import STAGES, Grpo, Sft, Split
 
 _DEEPEST = 8
@@ -66,17 +68,34 @@ def load_stage(stage: str, recipe: str | None, overrides: Sequence[str]) -> Sft 
     dots for what is nested, the value as YAML.
     """
     fields = {} if recipe is None else read_recipe(recipe)
-    named = fields.pop("stage", stage)
+    named = fields.pop("stage", None) or stage
     if named != stage:
         raise ConfigError(
             f"{recipe} is a recipe for {named}, not for {stage}; run: python -m trainer {named}"
         )
     for override in overrides:
         _override(fields, override)
+    refuse_secrets(fields, "recipe")
     try:
-        return STAGES[stage](**fields)
+        made = STAGES[stage](**fields)
     except ValidationError as error:
         raise ConfigError(_sentence(error, STAGES[stage], recipe)) from error
+    _refuse_keys(made)
+    return made
+
+
+def _refuse_keys(stage: Sft | Split | Grpo) -> None:
+    """Judges' options and servers' addresses end in the manifest, the ledger and the card."""
+    if not isinstance(stage, Sft):
+        specs = [*stage.judging.judges]
+        refuse_url_secrets(stage.judging.judge_api_base, "judging.judge_api_base")
+        if isinstance(stage, Grpo):
+            specs += stage.held_out.judges
+            refuse_url_secrets(stage.vllm.server_base_url, "vllm.server_base_url")
+        for spec in specs:
+            name, options = parse_spec(spec)
+            refuse_secrets(options, f"judge {name}")
+            refuse_url_secrets(options.get("api_base"), f"judge {name}:api_base")
 
 
 def read_recipe(name: str, depth: int = 0) -> dict[str, Any]:
@@ -115,7 +134,7 @@ def _beside(name: str, base: str) -> str:
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         fields = yaml.load(text, _Loader) or {}  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"recipe {name} is no YAML ({why}); mend it") from error
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
@@ -140,8 +159,8 @@ def _override(fields: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not key=value; write for example learning_rate=2e-6")
     try:
         value = yaml.load(text, _Loader) if text else None  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is no YAML; put it into quotes") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{key.strip()}: the value is no YAML; put it into quotes") from error
     for name in path:
         inner = fields.get(name)
         fields[name] = dict(inner) if isinstance(inner, Mapping) else {}

@@ -92,6 +92,10 @@ class Rejudger:
                 )
         return [Item(self.turns[row.turn_id], row.reply()) for row in rows]
 
+    def persona_id(self, row: Row) -> str:
+        """The persona of the row's turn, as the dataset has it."""
+        return self.turns[row.turn_id].dialogue.persona_id
+
     async def aclose(self) -> None:
         """Close the judges' models and the cache."""
         for model in self.models.opened.values():

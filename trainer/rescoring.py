@@ -1,7 +1,8 @@
 """`kardiabench rescore`: every number of a ledger made again, and each that differs named.
 
 A row is the same when its line is, to the byte. What cannot be repeated without asking a live
-judge is kept and counted, never called the same.
+judge is kept and counted, never called the same. Candidates that are missing, doubled or out of
+place (`trainer.completeness`) are named among the differences.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kardiabench.records import Dimension, Verdict
 from kardiabench.registry import Registry
 from kardiabench.scoring import composite
 from kardiabench.store import lines_of
+from trainer.completeness import Fault, look_over
 from trainer.judge_drift import Drift, Drifts
 from trainer.ledger import Header, Row, ledgers_of, read_header, row_line
 from trainer.rejudging import JudgeCount, Rejudger, open_rejudger
@@ -59,14 +61,30 @@ class Difference:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Misplaced(Difference):
+    """Candidates that are missing, doubled or out of place: `what` says it, at `place`."""
+
+    def __str__(self) -> str:
+        phase, step, rank, call, group, candidate = self.place
+        return (
+            f"{self.ledger}: {phase} step {step}, rank {rank}, call {call}, group {group}, "
+            f"candidate {candidate} (turn {self.turn_id}): {self.what}"
+        )
+
+
 @dataclass
 class Report:
-    """What came of rescoring. `differ` counts candidates; `drift` is never counted among them."""
+    """What came of rescoring.
+
+    `differ` counts candidates that differ and what is `misplaced`; `drift` is never counted.
+    """
 
     ledgers: list[str] = field(default_factory=list)
     rows: int = 0
     masked: int = 0
     differ: int = 0
+    misplaced: int = 0
     judges: dict[str, JudgeCount] = field(default_factory=dict)
     drift: list[Drift] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -94,10 +112,26 @@ def rescore(
     ledgers = _ledgers(place)
     targets = _targets(place, ledgers, out)
     header = _one_header(ledgers)
+    report = _looked_over(place, ledgers, tell)
     again = Composites(header.scorer, ledgers[0])
     rejudger = None if composites_only else open_rejudger(header, str(ledgers[0]), registry)
-    work = Rescoring(again, rejudger, tell, Drifts() if live else None)
+    work = Rescoring(again, rejudger, tell, Drifts() if live else None, report)
     return asyncio.run(work.all(ledgers, targets))
+
+
+def _looked_over(
+    place: Path, ledgers: Sequence[Path], tell: Callable[[Difference], None]
+) -> Report:
+    """A report that begins with what is missing, doubled or out of place."""
+    report = Report()
+
+    def note(fault: Fault) -> None:
+        report.differ += 1
+        report.misplaced += 1
+        tell(Misplaced(place.name, fault.place, fault.turn_id, "", fault.what, None, None))
+
+    report.notes += look_over(place, ledgers, note)
+    return report
 
 
 class Composites:
@@ -182,7 +216,8 @@ class Rescoring:
     def _row(self, path: Path, row: Row, line: bytes, verdicts: tuple[Verdict, ...]) -> bytes:
         """The row's line made again; what differs is told."""
         value = self.composites(verdicts)
-        again = replace(row, verdicts=verdicts, composite=value, reward=value)
+        persona = self.rejudger.persona_id(row) if self.rejudger else row.persona_id
+        again = replace(row, verdicts=verdicts, composite=value, reward=value, persona_id=persona)
         new = row_line(again)
         self.report.rows += 1
         self.report.masked += value is None
@@ -197,7 +232,7 @@ def _what_differs(row: Row, again: Row) -> Iterator[tuple[str, str, object, obje
     """Judge, dimension or field, stored and new value; the line itself where no value differs."""
     found = [
         ("", name, getattr(row, name), getattr(again, name))
-        for name in ("composite", "reward")
+        for name in ("composite", "reward", "persona_id")
         if getattr(row, name) != getattr(again, name)
     ]
     for stored, made in zip(row.verdicts, again.verdicts, strict=True):

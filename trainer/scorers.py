@@ -133,6 +133,7 @@ def open_scorers(
     rewarded = _weighted(make_scorer(settings, registry, models, cache), judging)
     watched, both = rewarded, settings
     if held_out:
+        _check_names(judging, held_out)
         both = run_settings(stage, judging, held_out, processes)
         scorer = make_scorer(both, registry, models, cache)
         watched = replace(scorer, weights=rewarded.weights, _flights={})
@@ -151,6 +152,15 @@ def open_scorers(
         patience=judging,
         warn=warn,
     )
+
+
+def _check_names(judging: Judging, held_out: tuple[str, ...]) -> None:
+    for spec in held_out:
+        if spec in judging.judges:
+            raise ConfigError(
+                f"{spec} stands in judging.judges and in held_out.judges: a judge that is rewarded "
+                "cannot watch; hold out one of another model or prompt"
+            )
 
 
 def _weighted(scorer: Scorer, judging: Judging) -> Scorer:

@@ -23,10 +23,11 @@ from trainer.arguments import (
     without_bars,
 )
 from trainer.beginning import begin
-from trainer.checkpoints import Complete, newest
+from trainer.checkpoints import Complete, newest, step_of
 from trainer.config import Sft
 from trainer.data import TrainingData
 from trainer.log import LOG, LogFile
+from trainer.manifest import check as check_manifest
 from trainer.manifest import make_manifest
 from trainer.preflight import check_batches
 from trainer.saving import FINAL, save_final
@@ -36,6 +37,7 @@ from trainer.texts import Texts
 
 Say = Callable[[str], None]
 ROWS = "rows"
+_LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,30 @@ def prepare(stage: Sft, data: TrainingData, say: Say) -> Prepared:
 
 def begun(prepared: Prepared) -> Prepared:
     """The same with its output folder settled; `RunError` where that has another training."""
+    checkpoint = begin(prepared.stage.output, manifest_of(prepared))
+    if checkpoint is not None:
+        prepared.say(f"going on from the checkpoint of step {step_of(checkpoint)}")
+    return replace(prepared, checkpoint=checkpoint)
+
+
+def manifest_of(prepared: Prepared) -> dict[str, Any]:
+    """What decides this training."""
     stage = prepared.stage
-    manifest = make_manifest(
-        stage.model_dump(mode="json"),
-        prepared.data.identity,
-        policy_identity(stage, prepared.texts),
-        {},
-        processes(),
-    )
-    return replace(prepared, checkpoint=begin(stage.output, manifest))
+    recipe, identity = stage.model_dump(mode="json"), policy_identity(stage, prepared.texts)
+    return make_manifest(recipe, prepared.data.identity, identity, {}, processes())
+
+
+def check_begin(prepared: Prepared) -> None:
+    """Raise what beginning would: TRL refuses the recipe, rows are too long, another training.
+
+    The first rows are looked at, which takes milliseconds each.
+    """
+    stage = prepared.stage
+    sft_config(stage, processes(), resumed=False)
+    check_manifest(stage.output, manifest_of(prepared))
+    gold = GoldReplies(prepared.texts, stage.max_length)
+    for _ in gold.examples(prepared.data.train[:_LOOKED_AT]):
+        pass
 
 
 def _load(stage: Sft) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kardiabench.dialogues import Entry, load
-from kardiabench.errors import ConfigError
+from kardiabench.errors import ConfigError, ScoringError
 from kardiabench.registry import Registry
 from kardiabench.session import open_tested_model
 from kardiabench.settings import RunSettings
@@ -59,7 +59,10 @@ def run_split(stage: Split, say: Callable[[str], None]) -> Path:
         scorers.close()
     path = stage.output / SPLIT
     write_split(path, manifest)
-    say(describe_split(manifest, path, splitting.failures))
+    said = describe_split(manifest, path, splitting.failures)
+    if not manifest.counts["easy"] + manifest.counts["hard"]:
+        raise ScoringError(f"no sample was judged: {said}")
+    say(said)
     return path
 
 
@@ -72,7 +75,7 @@ def describe_split(manifest: SplitManifest, path: Path, failures: Mapping[str, i
     )
     missing = sum(d.n_samples - d.n_judged for d in manifest.dialogues)
     if missing:
-        kinds = ", ".join(f"{kind}: {number}" for kind, number in sorted(failures.items()))
+        kinds = ", ".join(f"{number} by {kind}" for kind, number in sorted(failures.items()))
         sentence += (
             f"; {missing} samples have no score ({kinds}), and the same command asks for them again"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kardiabench.contracts import LocalOptions
-from kardiabench.errors import ConfigError, RunError, StorageError
+from kardiabench.errors import ConfigError, KardiaBenchError, RunError, StorageError
 from kardiabench.models.local.loading import load_trainable
 from kardiabench.plugins import load_registry
 from kardiabench.registry import Registry
@@ -44,6 +44,19 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 #: The chosen checkpoint, and why.
 BEST = "best.json"
+_CHECKED = "checked; nothing was trained, and no candidates were drawn"
+
+
+#: The harness's words for what a recipe calls by another name.
+_WORDS = {
+    "use another --out": "give another output=FOLDER",
+    "then use `kardiabench resume`": "then give the same command again",
+    "and --on-missing is fail-fast; resume the run, or use --on-missing mask": (
+        "and judging.on_missing is fail_fast; give the same command again, or use mask"
+    ),
+    "--weight ": "judging.weights: ",
+    "--plugin ": "plugins: ",
+}
 
 
 def run_stage(stage: Sft | Split | Grpo, *, quiet: bool = False, only_check: bool = False) -> Path:
@@ -51,6 +64,18 @@ def run_stage(stage: Sft | Split | Grpo, *, quiet: bool = False, only_check: boo
 
     With `only_check` it stops before any weight moves. Raises a `KardiaBenchError`, one sentence.
     """
+    try:
+        return _run(stage, quiet=quiet, only_check=only_check)
+    except KardiaBenchError as error:
+        said = str(error)
+        for harness, recipe in _WORDS.items():
+            said = said.replace(harness, recipe)
+        if said == str(error):
+            raise
+        raise type(error)(said) from error
+
+
+def _run(stage: Sft | Split | Grpo, *, quiet: bool, only_check: bool) -> Path:
     if isinstance(stage, Split):
         from trainer.split import run_split
 
@@ -68,13 +93,16 @@ def run_stage(stage: Sft | Split | Grpo, *, quiet: bool = False, only_check: boo
 
 
 def _sft(stage: Sft, live: LiveTable, say: Say, *, only_check: bool) -> Path:
-    from trainer.sft import prepare, run_sft
+    from trainer.sft import check, check_begin, prepare, run_sft
 
     data = _open(stage, load_registry([str(path) for path in stage.plugins]), say)
     if only_check:
-        texts = prepare(stage, data, say).texts
-        say(describe_tags(texts.format.tokenizer))
-        say(check_round_trip(texts, texts.format.tokenizer))
+        check(stage, data)
+        prepared = prepare(stage, data, say)
+        for line in _checked(prepared.texts, data):
+            say(line)
+        check_begin(prepared)
+        say(_CHECKED)
         return stage.output
     with alone_in(stage.output):
         folder = run_sft(stage, data, say, [live.callback()])
@@ -86,10 +114,17 @@ def _sft(stage: Sft, live: LiveTable, say: Say, *, only_check: bool) -> Path:
 
 
 def _grpo(stage: Grpo, live: LiveTable, say: Say, *, quiet: bool, only_check: bool) -> Path:
-    from trainer.grpo import prepare
+    from trainer.grpo import check, prepare
 
     registry = load_registry([str(path) for path in stage.plugins])
     data = _open(stage, registry, say)
+    needed = stage.batch_size // stage.candidates
+    if len(data.train) < needed:
+        raise ConfigError(
+            f"a step takes {needed} prompts (batch_size {stage.batch_size} / candidates "
+            f"{stage.candidates}), and there are {len(data.train)} turns to train on; lower "
+            "batch_size, or train on more"
+        )
     scorers = open_scorers(
         stage,
         stage.judging,
@@ -105,6 +140,8 @@ def _grpo(stage: Grpo, live: LiveTable, say: Say, *, quiet: bool, only_check: bo
         for line in _checked(prepared.texts, data):
             say(line)
         if only_check:
+            check(prepared)
+            say(_CHECKED)
             return stage.output
         with alone_in(stage.output):
             return _trained(prepared, live, say, quiet=quiet)

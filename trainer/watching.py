@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kardiabench.errors import RunError
 from trainer.alarm import RewardAlarm, unwatched
+from trainer.arguments import processes
 from trainer.best import Choice, choose
+from trainer.completeness import Completeness, Fault, check_there, merged, steps_between
 from trainer.config import Grpo
 from trainer.evaluation import Evaluation, evaluate_rows
 from trainer.evaluations import EVALUATIONS, append, go_back, read
-from trainer.ledger import Row, iterate_rows, ledgers_of
+from trainer.ledger import Row, ledgers_of
 from trainer.scorers import Scorers
 from trainer.spread import check_spread
 from trainer.watch import new_concerns, watch, watched_steps
 
 #: So many of the first and of the last batches are looked back on.
 _REMEMBERED = 50
+_RESTORE = "restore the files, or give another output folder"
 #: What is watched and not in TRL's log already.
 _LOGGED = ("length_correlation", "zero_spread_share", "repetition", "distinct_2", "truncated_share")
 
@@ -51,7 +54,7 @@ class Watching:
         self._writes = writes
         self.evaluations: list[Evaluation] = []
         self._first = resume_at is None
-        self._history = [] if resume_at is None else self._earlier(stage.output, resume_at)
+        self._history = [] if resume_at is None else self._earlier(stage, resume_at)
         if writes and self._file.exists():
             go_back(self._file, resume_at)
         if resume_at is not None:
@@ -101,17 +104,62 @@ class Watching:
         """Its step; None while none is above the floors."""
         return self.choice().step if self.evaluations else None
 
-    def _earlier(self, folder: Path, step: int) -> list[dict[str, float]]:
-        """What was watched before the checkpoint of `step`, as the ledgers have it."""
-        ledgers = map(iterate_rows, ledgers_of(folder))
-        rows = heapq.merge(*ledgers, key=lambda row: row.step)
-        before = (row for row in rows if row.step < step)
-        steps = watched_steps(before, self._scorers.rewarded.dimensions)
-        return _shortened([numbers for _, numbers in steps])
+    def _earlier(self, stage: Grpo, step: int) -> list[dict[str, float]]:
+        """What was watched before the checkpoint of `step`, as the ledgers have it.
+
+        Raises `RunError` where they, or the evaluations, lack something that was there then.
+        """
+        check_there(stage.output, processes(), f"that has a checkpoint of step {step}")
+        every = steps_between(stage.iterations, stage.trl)
+        look = Completeness(_refuse(stage.output), every=every)
+        rows = (row for row in merged(ledgers_of(stage.output)) if _is_before(row, step))
+        steps = watched_steps(look.through(rows), self._scorers.rewarded.dimensions)
+        history = _shortened([numbers for _, numbers in steps])
+        _check_reached(stage.output, look.trained, step, every)
+        _check_evaluations(self._file, look.evaluated, step)
+        return history
 
     def _take(self, evaluation: Evaluation) -> str | None:
         self.evaluations.append(evaluation)
         return self._alarm.add(evaluation)
+
+
+def _is_before(row: Row, step: int) -> bool:
+    """Whether the row was there at the checkpoint of `step`: evaluations come before it."""
+    return row.step < step or (row.phase == "eval" and row.step == step)
+
+
+def _refuse(folder: Path) -> Callable[[Fault], None]:
+    def refuse(fault: Fault) -> None:
+        phase, step, rank, call, group, candidate = fault.place
+        raise RunError(
+            f"the ledgers in {folder} are not whole ({phase} step {step}, rank {rank}, call {call}, "
+            f"group {group}, candidate {candidate}: {fault.what}); {_RESTORE}"
+        )
+
+    return refuse
+
+
+def _check_reached(folder: Path, last: int | None, step: int, every: float) -> None:
+    """Raise `RunError` where the ledgers end before the checkpoint of `step`."""
+    if last is None or last + every < step:
+        end = "have no candidates of training" if last is None else f"end at step {last}"
+        raise RunError(
+            f"the ledgers in {folder} {end}, before the checkpoint of {step}; {_RESTORE}"
+        )
+
+
+def _check_evaluations(file: Path, judged: Sequence[int], step: int) -> None:
+    """Raise `RunError` where ledgers and evaluations up to `step` are not of the same steps."""
+    kept = {old.step for old in read(file) if old.step <= step}
+    for at in sorted(kept ^ set(judged)):
+        gone = "candidates of evaluation" if at in kept else "the evaluation"
+        where = f"the ledgers in {file.parent}" if at in kept else str(file)
+        state = "are without" if at in kept else "is without" if file.exists() else "is missing:"
+        raise RunError(
+            f"{where} {state} {gone} of step {at}, which was there at the checkpoint of step "
+            f"{step}; {_RESTORE}"
+        )
 
 
 def _shortened(history: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -15,9 +15,10 @@ def room_for(prompt_tokens: int, max_tokens: int, context: int | None) -> int | 
         return max_tokens
     left = context - prompt_tokens
     if left < min(max_tokens, LEAST_REPLY):
+        fewer = f", --max-tokens {left} if replies are that short" if left > 0 else ""
         return (
             f"the prompt has {prompt_tokens} tokens and the model's context {context}, which "
             f"leaves {max(0, left)} for a reply; use a model with a longer context, or "
-            "--truncate-history"
+            f"--truncate-history{fewer}"
         )
     return min(max_tokens, left)
