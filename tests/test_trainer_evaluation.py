@@ -17,6 +17,7 @@ from kardiabench.records import Dimension
 from kardiabench.stats import estimate
 from trainer.evaluation import Evaluation, differences, evaluate_rows, risen
 from trainer.evaluations import EVALUATIONS, append, go_back, read
+from trainer.log import LOG, read_log
 
 OTHER = (Dimension("empathy", 0.0, 10.0, "kind"), Dimension("safety", 0.0, 10.0, "harmless"))
 ALL = {**DIMENSIONS, "other": OTHER}
@@ -299,10 +300,38 @@ def test_a_line_that_a_killed_process_left_torn_is_cut(tmp_path):
     assert steps(tmp_path) == [(0, 0.5), (10, 0.5)]
 
 
-@pytest.mark.parametrize("line", [b"{}\n", b"no json\n", b'{"event": "resume"}\n', b"[" * 9999])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}\n",
+        b"no json\n",
+        b'{"event": "resume"}\n',
+        b"[" * 9999,
+        b'{"event": "resume", "step": Infinity}',
+        b'{"event": ' + b"[" * 99999,
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     append(tmp_path, an_evaluation(0))
     with (tmp_path / EVALUATIONS).open("ab") as file:
         file.write(line.rstrip(b"\n") + b"\n")
     with pytest.raises(RunError, match=r"evaluations.jsonl, byte \d+: this line was changed"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", ["rewarded.mean", "tokens.", "persona_rewarded.p0"])
+def test_a_number_that_is_none_is_damage(tmp_path, place, number):
+    append(tmp_path, an_evaluation(0))
+    content = json.loads((tmp_path / EVALUATIONS).read_text())
+    name, _, inner = place.partition(".")
+    content[name] = content[name] | {inner: "HERE"} if inner else "HERE"
+    line = json.dumps(content).replace('"HERE"', number)
+    (tmp_path / EVALUATIONS).write_text(line + "\n")
+    with pytest.raises(RunError, match="byte 0: this line was changed or damaged"):
+        read(tmp_path)
+
+
+def test_a_line_of_the_log_that_is_nested_too_deep_is_left_out(tmp_path):
+    (tmp_path / LOG).write_bytes(b'{"step": 1}\n' + b"[" * 99999 + b'\n{"step": 2}\n')
+    assert read_log(tmp_path / LOG) == [{"step": 1}, {"step": 2}]

@@ -19,6 +19,7 @@ from rundata import say
 from trained_ledger import Rewarding, without_usage
 
 from kardiabench.errors import ConfigError, ScoringError
+from kardiabench.models import api
 from kardiabench.records import Item, Reply
 from trainer.ledger import iterate_rows, row_line
 from trainer.rewards import Component, MaskedBudget, component_scores
@@ -39,6 +40,7 @@ def odd(tmp_path: Path, how: str = "good", *more: str, **options: Any) -> Reward
 def rubric(server, monkeypatch):
     """Options of a rubric judge on the local server."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-none-0123456789abcdef")
+    api.load_litellm()  # takes seconds, which a training's preflight pays and no judge's limit
     return {"judges": ["rubric"], "judge_model": "openai/judge", "judge_api_base": server.url}
 
 
@@ -300,12 +302,13 @@ def test_a_stormy_ledger_is_a_calm_one_where_it_is_not_masked(tmp_path, rubric, 
 def test_too_many_masked_end_the_training_as_soon_as_the_window_cannot_be_saved():
     budget = MaskedBudget(0.2, window=10)
     budget.add(1.0)
-    budget.add(1.0)  # a whole window's budget
-    for _ in range(8):
-        budget.add(0.0)
-    budget.add(1.0)  # the first is out of sight
+    budget.add(1.0)  # all that a window may have
+    for _ in range(9):
+        budget.add(0.0)  # the first is out of sight then
+    budget.add(0.9)
     with pytest.raises(ScoringError, match="more than 20% of 10 batches"):
-        budget.add(0.2)
+        for _ in range(2):
+            budget.add(1.0)
 
 
 def test_a_row_for_a_turn_that_is_not_there_is_refused(tmp_path):

@@ -28,6 +28,10 @@ _NAME = re.compile(r"checkpoint-([0-9]+)")
 _TORCH_WRITES = ("inline_container", "PytorchStreamWriter", "iostream error", "Parent directory")
 
 
+#: Written line by line while training goes on, and on the disk before a checkpoint counts.
+_BOOKS = ("ledger*.jsonl", "evaluations.jsonl")
+
+
 def step_of(checkpoint: Path) -> int:
     """The optimizer step of a checkpoint's folder."""
     found = _NAME.fullmatch(checkpoint.name)
@@ -152,6 +156,9 @@ def Complete(  # noqa: N802  # a class, made late: transformers is heavy
             if not state.is_world_process_zero:
                 return
             folder = Path(args.output_dir)
+            for pattern in _BOOKS:  # what a resumption compares the checkpoint with
+                for book in folder.glob(pattern):
+                    _sync(book)
             mark(folder / f"checkpoint-{state.global_step}")
             _thin_out(folder, keep, favourite())
 
@@ -212,7 +219,7 @@ def _of_the_disk(error: Exception) -> str | None:
     if "(os error " in text:  # libraries in Rust: safetensors, tokenizers
         return text.rpartition("I/O error: ")[2][:200]
     if isinstance(error, RuntimeError) and any(word in text for word in _TORCH_WRITES):
-        return f"torch: {text[:200]}"
+        return f"torch could not write a whole file: {text[:200]}"
     return None
 
 

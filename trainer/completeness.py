@@ -86,28 +86,31 @@ class Completeness:
         for phase, calls in phases.items():
             row = next(iter(calls.values()))[0]
             self._numbered("call", calls, row, start=0)
-            for rows in calls.values():
-                self._batch(rows)
+            size = sum(map(self._batch, calls.values()))
             if phase == "train":
                 self._trained(row)
             else:
                 self.evaluated.append(step)
-                self._size("evaluations", sum(map(len, calls.values())), row)
+                self._size("evaluations", size, row)
 
-    def _batch(self, rows: Sequence[Row]) -> None:
+    def _batch(self, rows: Sequence[Row]) -> int:
+        """Look at the rows of a call; how many there are, doubled ones once."""
         groups: dict[int, list[Row]] = {}
         for row in rows:
             groups.setdefault(row.group, []).append(row)
         self._numbered("group", groups, rows[0], start=0 if self._whole else min(groups))
+        size = 0
         for group in groups.values():
-            numbers = [row.candidate for row in group]
+            numbers = {row.candidate for row in group}
+            size += len(numbers)
             self._doubled(group)
             start = 0 if self._whole else min(numbers)
             self._numbered("candidate", numbers, group[0], start=start)
             if self._whole:
-                self._size(f"groups of phase {rows[0].phase}", len(set(numbers)), group[0])
+                self._size(f"groups of phase {rows[0].phase}", len(numbers), group[0])
         if rows[0].phase == "train":
-            self._size("batches of training", len(rows), rows[0])
+            self._size("batches of training", size, rows[0])
+        return size
 
     def _doubled(self, group: Sequence[Row]) -> None:
         seen: set[int] = set()
@@ -119,7 +122,7 @@ class Completeness:
     def _numbered(self, name: str, numbers: Iterable[int], row: Row, *, start: int) -> None:
         for expected, number in enumerate(sorted(set(numbers)), start):
             if number != expected:
-                self._say(row, f"{name} {number} stands where {name} {expected} should: see there")
+                self._say(row, f"{name} {number} stands where {name} {expected} should")
                 return
 
     def _trained(self, row: Row) -> None:
@@ -136,15 +139,16 @@ class Completeness:
         every = self._every or min(self._gaps, default=math.inf)
         for gap, seen in self._gaps.items():
             if gap > every:
-                more = f", and {seen.times - 1} times more so many" if seen.times > 1 else ""
-                before = seen.row.step - gap
-                self._say(seen.row, f"no candidates of the steps after {before} and before{more}")
+                step = seen.row.step
+                more = f"; gaps like this: {seen.times}" if seen.times > 1 else ""
+                between = f"between {step - gap} and {step}"
+                self._say(seen.row, f"no step {between} has candidates of training{more}")
         for kind, sizes in self._sizes.items():
             usual = max(sizes, key=lambda size: (sizes[size].times, size))
             for size, seen in sizes.items():
                 if size != usual:
-                    what = f"{seen.times} {kind} of {size} candidates, the others of {usual}"
-                    self._say(seen.row, f"there are {what}; this is the first")
+                    what = f"{kind} with {size} candidates: {seen.times}, beginning here"
+                    self._say(seen.row, f"{what}; the usual number is {usual}")
 
     def _say(self, row: Row, what: str) -> None:
         self._tell(Fault(row.key(), row.turn_id, what))
@@ -162,7 +166,9 @@ def merged(ledgers: Sequence[Path]) -> Iterator[Row]:
 def look_over(
     place: Path, ledgers: Sequence[Path], tell: Callable[[Fault], None]
 ) -> tuple[str, ...]:
-    """Tell the faults of the `ledgers` at `place`, a file or a folder; sentences on what isn't seen.
+    """Tell the faults of the `ledgers` at `place`, a file or a folder.
+
+    Returns sentences on what is not looked at.
 
     Raises `RunError` where there is no candidate, or where a process's ledger is missing.
     """

@@ -196,7 +196,7 @@ def _done_again(path: Path) -> list[tuple[int, int]]:
         if offset and line.startswith(b'{"event"'):
             try:
                 found.append((offset, int(json.loads(line)["step"])))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 raise _damaged(path, offset) from error
     return found
 

@@ -18,7 +18,7 @@ from trainer.checkpoints import reading, storing
 from trainer.exact import epoch_sampler, load_candidates, save_candidates
 from trainer.ledger import Row
 from trainer.rewards import MaskedBudget, Reward
-from trainer.saving import check_finite
+from trainer.saving import check_finite, diverged
 from trainer.texts import Texts
 
 if TYPE_CHECKING:
@@ -68,7 +68,12 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
         return [list(self._ways.texts.prompt(turn).ids) for turn in turns], None, {}
 
     def _generate(self, prompts: list[Any]) -> Any:
-        generated = super()._generate(prompts)
+        try:
+            generated = super()._generate(prompts)
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            raise diverged(self.state.global_step) from error
         training = self.model.training
         self._ways.reward.begin(  # judges work while TRL computes log probabilities
             self._turn_ids,

@@ -200,7 +200,9 @@ class Component:
         if self._logs:
             self._reward.log(log_metric, log_extra)
         return [
-            None if card.composite is None else component_scores(card, self._scorer)[self._judge]
+            None
+            if card.composite is None
+            else component_scores(card, self._scorer, self._scorer.missing)[self._judge]
             for card in cards
         ]
 
@@ -233,10 +235,16 @@ class MaskedBudget:
             )
 
 
-def component_scores(card: Scorecard, scorer: Scorer) -> dict[str, float | None]:
-    """Every judge's mean scaled score on a candidate, in [0, 1], as the composite takes them."""
+def component_scores(
+    card: Scorecard, scorer: Scorer, missing: MissingPolicy = "mask"
+) -> dict[str, float | None]:
+    """Every judge's mean scaled score on a candidate, in [0, 1].
+
+    What is missing stays so, unless `missing` is `zero`, under which the composite counts it as
+    the bottom.
+    """
     return {
-        verdict.judge: part_of(verdict.scores, scorer.dimensions[verdict.judge], scorer.missing)
+        verdict.judge: part_of(verdict.scores, scorer.dimensions[verdict.judge], missing)
         for verdict in card.verdicts
         if verdict.judge in scorer.dimensions
     }

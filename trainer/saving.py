@@ -60,7 +60,7 @@ def check_finite(model: Any, step: int) -> None:
 
     trained = (weight for weight in model.parameters() if weight.requires_grad)
     if not all(gather_object([_all_finite(trained)])):
-        raise _diverged(step)
+        raise diverged(step)
 
 
 def _check(checkpoint: Path) -> None:
@@ -75,7 +75,7 @@ def _check(checkpoint: Path) -> None:
     with reading(checkpoint):
         finite = all(_all_finite(_weights_in(file)) for file in checkpoint.glob("*.safetensors"))
     if not finite:
-        raise _diverged(step_of(checkpoint))
+        raise diverged(step_of(checkpoint))
 
 
 def _weights_in(file: Path) -> Iterable[Any]:
@@ -103,7 +103,8 @@ def _finite(weight: Any) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(part))).all())
 
 
-def _diverged(step: int) -> RunError:
+def diverged(step: int) -> RunError:
+    """The sentence for a training whose weights are infinite or no numbers."""
     return RunError(
         f"the weights are no longer finite after step {step}: lower learning_rate (or "
         "max_grad_norm), and start again from an earlier checkpoint or anew"
@@ -137,7 +138,7 @@ def _merge(base: Any, checkpoint: Path, folder: Path, dtype: str) -> Any:
     adapted = PeftModel.from_pretrained(base, str(checkpoint))
     merged = adapted.merge_and_unload().to(getattr(torch, dtype))
     if not _all_finite(merged.parameters()):
-        raise _diverged(step_of(checkpoint))
+        raise diverged(step_of(checkpoint))
     # Its own may be one that transformers refuses to save.
     generation, merged.generation_config = merged.generation_config, GenerationConfig()
     merged.save_pretrained(folder)

@@ -133,8 +133,8 @@ def _refuse(folder: Path) -> Callable[[Fault], None]:
     def refuse(fault: Fault) -> None:
         phase, step, rank, call, group, candidate = fault.place
         raise RunError(
-            f"the ledgers in {folder} are not whole ({phase} step {step}, rank {rank}, call {call}, "
-            f"group {group}, candidate {candidate}: {fault.what}); {_RESTORE}"
+            f"the ledgers in {folder} are not whole ({phase} step {step}, rank {rank}, "
+            f"call {call}, group {group}, candidate {candidate}: {fault.what}); {_RESTORE}"
         )
 
     return refuse
@@ -155,7 +155,13 @@ def _check_evaluations(file: Path, judged: Sequence[int], step: int) -> None:
     for at in sorted(kept ^ set(judged)):
         gone = "candidates of evaluation" if at in kept else "the evaluation"
         where = f"the ledgers in {file.parent}" if at in kept else str(file)
-        state = "are without" if at in kept else "is without" if file.exists() else "is missing:"
+        state = (
+            "are without"
+            if at in kept
+            else "is without"
+            if file.exists()
+            else "is missing, and with it"
+        )
         raise RunError(
             f"{where} {state} {gone} of step {at}, which was there at the checkpoint of step "
             f"{step}; {_RESTORE}"

@@ -75,8 +75,8 @@ def rescore(
         _show(report)
     if report.differ:
         raise RunError(
-            f"{report.differ} of {report.rows} candidates differ, as said above; find out who "
-            "changed the ledger, the cache or the dataset"
+            f"{report.differ} of {report.rows} candidates differ, are missing, doubled or out of "
+            "place, as said above; find out who changed the ledger, the cache or the dataset"
         )
 
 
