@@ -36,9 +36,10 @@ class EmotionJudge:
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict an item, in order; no model is called."""
-        return [self._verdict(item) for item in items]
+        mark = fingerprint(self.identity)
+        return [self._verdict(item, mark) for item in items]
 
-    def _verdict(self, item: Item) -> Verdict:
+    def _verdict(self, item: Item, mark: str) -> Verdict:
         if item.reply.status == "error":
             return skipped(self, item)
         span = item.reply.spans.emotion
@@ -46,7 +47,7 @@ class EmotionJudge:
         return Verdict(
             turn_id=item.turn.id,
             judge=self.name,
-            fingerprint=fingerprint(self.identity),
+            fingerprint=mark,
             scores={"emotion": float(label == item.turn.gold_emotion)},
             evidence={"emotion": label or _unmatched(span)},
         )

@@ -30,16 +30,17 @@ class FormatJudge:
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict an item, in order; no model is called."""
-        return [self._verdict(item) for item in items]
+        mark = fingerprint(self.identity)
+        return [self._verdict(item, mark) for item in items]
 
-    def _verdict(self, item: Item) -> Verdict:
+    def _verdict(self, item: Item, mark: str) -> Verdict:
         if item.reply.status == "error":
             return skipped(self, item)
         problems = _problems(item.reply)
         return Verdict(
             turn_id=item.turn.id,
             judge=self.name,
-            fingerprint=fingerprint(self.identity),
+            fingerprint=mark,
             scores={"format": 0.0 if problems else 1.0},
             evidence={"format": clip(", ".join(problems), 300)} if problems else {},
         )

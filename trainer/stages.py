@@ -46,7 +46,6 @@ Say = Callable[[str], None]
 BEST = "best.json"
 _CHECKED = "checked; nothing was trained, and no candidates were drawn"
 
-
 #: The harness's words for what a recipe calls by another name.
 _WORDS = {
     "use another --out": "give another output=FOLDER",
@@ -70,9 +69,9 @@ def run_stage(stage: Sft | Split | Grpo, *, quiet: bool = False, only_check: boo
         said = str(error)
         for harness, recipe in _WORDS.items():
             said = said.replace(harness, recipe)
-        if said == str(error):
-            raise
-        raise type(error)(said) from error
+        if said != str(error):
+            error.args = (said,)
+        raise
 
 
 def _run(stage: Sft | Split | Grpo, *, quiet: bool, only_check: bool) -> Path:
