@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from kardiabench.errors import ConfigError, ScoringError
@@ -135,10 +135,11 @@ class Reward:
         self._batch = None
         if batch is None:
             return []
-        rows = [_row(batch, place, card, self.rank) for place, card in enumerate(cards)]
-        if advantages is not None:
-            pairs = zip(rows, advantages, strict=True)
-            rows = [replace(row, advantage=float(advantage)) for row, advantage in pairs]
+        known = [None] * len(cards) if advantages is None else advantages
+        rows = [
+            _row(batch, place, card, advantage, self.rank)
+            for place, (card, advantage) in enumerate(zip(cards, known, strict=True))
+        ]
         self._write(rows)
         return rows
 
@@ -276,7 +277,7 @@ def _finite(card: Scorecard) -> float | None:
     return card.composite
 
 
-def _row(batch: Batch, place: int, card: Scorecard, rank: int) -> Row:
+def _row(batch: Batch, place: int, card: Scorecard, advantage: float | None, rank: int) -> Row:
     reply = batch.items[place].reply
     overall = batch.first + place
     return Row(
@@ -296,5 +297,6 @@ def _row(batch: Batch, place: int, card: Scorecard, rank: int) -> Row:
         verdicts=card.verdicts,
         composite=card.composite,
         reward=card.composite,
+        advantage=advantage,
         rank=rank,
     )

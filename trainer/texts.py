@@ -7,7 +7,6 @@ tokenizer has the tags as special tokens: every reward would be 0 without an err
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from kardiabench.errors import PreflightError
@@ -72,8 +71,7 @@ class Texts:
         completion = completion_of(self.decoder, prompt, ids, "stop" if stopped else "length")
         if left_out:
             completion = noting_shortened(completion, left_out)
-        # Neither the prompt's length nor the time is the reply's: a ledger has to repeat.
-        return replace(Reply.of(turn.id, completion), latency=0.0)
+        return Reply.of(turn.id, completion)
 
     def _is_stopped(self, ids: Sequence[int]) -> bool:
         whole = self.decoder.whole(ids)
