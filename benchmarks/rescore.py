@@ -34,7 +34,7 @@ from trained_ledger import Rewarding
 from kardiabench.records import Item
 from trainer.ledger import iterate_rows
 
-_BATCH = 64
+_BATCH = 40  # whole batches in 1,000 and in 10,000
 _ONE_BY_ONE = 500
 
 
