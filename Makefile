@@ -53,3 +53,6 @@ bench: $(DEV)
 	$(PYTHON) benchmarks/throughput.py
 	$(PYTHON) benchmarks/replay.py
 	$(PYTHON) benchmarks/site.py
+	$(PYTHON) benchmarks/rewards.py
+	$(PYTHON) benchmarks/rescore.py
+	$(PYTHON) benchmarks/reward_overhead.py
