@@ -11,10 +11,11 @@ from typing import NamedTuple
 from kardiabench.anchors import Anchor, load_anchors
 from kardiabench.contracts import Judge
 from kardiabench.drift import LEAST_TURNS, read_anchor_verdicts
+from kardiabench.files import Log
 from kardiabench.runner import Control, reason_given
 from kardiabench.scoring import JUDGED, Scorer
 from kardiabench.session import Session
-from kardiabench.store import ANCHORS, Log, RunStore, verdict_lines
+from kardiabench.store import ANCHORS, RunStore, verdict_lines
 
 
 class Job(NamedTuple):

@@ -14,14 +14,13 @@ from kardiabench.attacks import Base, Case, bases_of, golds, load_suite
 from kardiabench.bench import Bench
 from kardiabench.contracts import Judge
 from kardiabench.errors import ConfigError, PluginError
+from kardiabench.files import lock_folder
 from kardiabench.fingerprints import fingerprint
 from kardiabench.journal import Journal
 from kardiabench.records import Item, Verdict
 from kardiabench.registry import parse_spec
 from kardiabench.scoring import item_key
-from kardiabench.store import lock_folder
 
-#: The journal of attacks, beside the judge's card.
 JOURNAL = "attack.jsonl"
 #: How often clean replies are judged: with fewer placebos a noisy judge hides what moves it.
 REPEATS = 5

@@ -16,6 +16,7 @@ from kardiabench.bundle_schema import BadMember, check_manifest, strict_json
 from kardiabench.calibration import kept_calibration
 from kardiabench.drift import instruments
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.manifests import MANIFEST, Manifest
 from kardiabench.results import (
     Results,
     TurnResult,
@@ -24,7 +25,7 @@ from kardiabench.results import (
     results_of,
     turn_order,
 )
-from kardiabench.store import ANCHORS, CALIBRATION, CARDS, MANIFEST, SUMMARY, Manifest
+from kardiabench.store import ANCHORS, CALIBRATION, CARDS, SUMMARY
 from kardiabench.summary import check_turns, summary_of
 
 __all__ = ["SUFFIX", "Bundle", "read_bundle"]

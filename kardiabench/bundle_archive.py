@@ -21,7 +21,8 @@ from typing import Any
 
 from kardiabench.bundle_schema import BadMember, is_word, read_index, strict_json
 from kardiabench.errors import RunError
-from kardiabench.store import ANCHORS, CALIBRATION, CARDS, MANIFEST, SUMMARY
+from kardiabench.manifests import MANIFEST
+from kardiabench.store import ANCHORS, CALIBRATION, CARDS, SUMMARY
 
 SUFFIX = ".kardia.zip"
 BUNDLE_VERSION = 1

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from kardiabench.bundle_redaction import SAMPLE, is_open
 from kardiabench.fingerprints import digest
+from kardiabench.manifests import Manifest
 from kardiabench.results import Results, count
-from kardiabench.store import Manifest
 
 
 class Mismatch(NamedTuple):

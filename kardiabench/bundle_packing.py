@@ -41,23 +41,14 @@ from kardiabench.calibration import kept_calibration
 from kardiabench.cards import kept_card
 from kardiabench.drift import read_anchor_verdicts
 from kardiabench.errors import ConfigError, RunError, StorageError
+from kardiabench.files import lock_folder
+from kardiabench.manifests import MANIFEST, Manifest, read_manifest
 from kardiabench.records import clean_text
 from kardiabench.redaction import known_secrets, without_keys
 from kardiabench.results import Results, read_results
 from kardiabench.shards import refuse_part
 from kardiabench.spans import SPAN_NAMES
-from kardiabench.store import (
-    ANCHORS,
-    CALIBRATION,
-    CARDS,
-    MANIFEST,
-    SUMMARY,
-    Manifest,
-    iterate_replies,
-    lock_folder,
-    read_manifest,
-    verdict_lines,
-)
+from kardiabench.store import ANCHORS, CALIBRATION, CARDS, SUMMARY, iterate_replies, verdict_lines
 from kardiabench.summary import check_turns
 from kardiabench.texts import iterate_texts
 

@@ -16,8 +16,8 @@ from typing import Any
 from kardiabench.bundle_schema import BadMember, check_manifest, strict_json
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest
+from kardiabench.manifests import MANIFEST, Manifest
 from kardiabench.redaction import without_keys
-from kardiabench.store import MANIFEST, Manifest
 
 LEFT_OUT = "[left out]"
 SAMPLE = "sample"

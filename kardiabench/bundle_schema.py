@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from kardiabench.bundle_rows import WORD, first_flaw
 from kardiabench.fingerprints import digest, fingerprint
-from kardiabench.store import MANIFEST_VERSION
+from kardiabench.manifests import MANIFEST_VERSION
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

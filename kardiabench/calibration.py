@@ -21,9 +21,11 @@ from typing_extensions import TypedDict
 import kardiabench
 from kardiabench.curves import apply_curve, calibrated_estimate
 from kardiabench.errors import ConfigError
+from kardiabench.files import write_json
+from kardiabench.manifests import Manifest
 from kardiabench.results import Results
 from kardiabench.stats import Floats
-from kardiabench.store import CALIBRATION, Manifest, write_json
+from kardiabench.store import CALIBRATION
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -17,9 +17,10 @@ import kardiabench
 from kardiabench.card_text import card_text
 from kardiabench.contracts import Judge
 from kardiabench.errors import ConfigError
+from kardiabench.files import write_json
 from kardiabench.fingerprints import fingerprint
 from kardiabench.scoring import describe
-from kardiabench.store import CARDS, write_json
+from kardiabench.store import CARDS
 
 CARD, TEXT = "card.json", "card.md"
 SECTIONS = ("check", "attack", "calibration", "anchors")

@@ -15,6 +15,7 @@ from kardiabench.anchors import Anchor, item_with_response, load_anchors
 from kardiabench.bench import Bench
 from kardiabench.contracts import Judge
 from kardiabench.errors import ConfigError
+from kardiabench.files import lock_folder
 from kardiabench.fingerprints import fingerprint
 from kardiabench.journal import Journal
 from kardiabench.own_family import Candidates, own_family, spread_out
@@ -22,9 +23,7 @@ from kardiabench.records import Dimension, Item, Verdict
 from kardiabench.registry import parse_spec
 from kardiabench.scoring import JUDGED, item_key
 from kardiabench.stats import Floats
-from kardiabench.store import lock_folder
 
-#: In the judge's card folder: what checks have asked. `--fresh` of other measurements spares it.
 JOURNAL = "check.jsonl"
 #: Sentences that say nothing: no feeling, no advice, nothing about the person or the matter.
 FILLERS = (

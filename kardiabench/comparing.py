@@ -19,13 +19,14 @@ from kardiabench.contracts import Judge
 from kardiabench.dialogues import Dialogues, load
 from kardiabench.errors import ConfigError, DataError, PluginError, RunError
 from kardiabench.fingerprints import fingerprint
+from kardiabench.manifests import Manifest, read_manifest
 from kardiabench.records import Reply, Turn, Verdict
 from kardiabench.redaction import refuse_secrets
 from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import item_key
 from kardiabench.settings import RunSettings
 from kardiabench.shards import refuse_part
-from kardiabench.store import Manifest, iterate_replies, read_manifest
+from kardiabench.store import iterate_replies
 
 COMPARISON, JOURNAL = "comparison.json", "journal.jsonl"
 TASK = "compare"

@@ -16,12 +16,12 @@ import numpy as np
 from kardiabench.anchors import Anchor, anchors_fingerprint, load_anchors
 from kardiabench.cards import card_note, kept_card
 from kardiabench.checks import shifts
+from kardiabench.manifests import Manifest
 from kardiabench.own_family import codes
 from kardiabench.records import Dimension, Verdict
 from kardiabench.scoring import JUDGED
-from kardiabench.store import ANCHORS, Manifest, iterate_verdicts, reply_digest
+from kardiabench.store import ANCHORS, iterate_verdicts, reply_digest
 
-#: Runs of fewer planned turns don't score the anchors: that would cost about as much as the run.
 LEAST_TURNS = 200
 
 

@@ -11,18 +11,12 @@ from typing import TYPE_CHECKING, Any
 from kardiabench.calibration import judge_calibrated, kept_calibration
 from kardiabench.curves import apply_curve
 from kardiabench.emotions import match_emotion
+from kardiabench.manifests import Manifest, read_manifest
 from kardiabench.records import Dimension, Usage, Verdict
 from kardiabench.results import current_verdicts, judges_of, turn_order
 from kardiabench.scoring import composite
 from kardiabench.spans import SPAN_NAMES
-from kardiabench.store import (
-    Manifest,
-    StoredReply,
-    iterate_replies,
-    read_manifest,
-    read_summary,
-    reply_digest,
-)
+from kardiabench.store import StoredReply, iterate_replies, read_summary, reply_digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from kardiabench.errors import RunError
+from kardiabench.files import Log, lines_of, lock_folder
 from kardiabench.records import Verdict
-from kardiabench.store import Log, lines_of, lock_folder
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

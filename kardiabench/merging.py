@@ -16,26 +16,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.files import LOCK, lines_of, lock_folder, write_json
+from kardiabench.manifests import MANIFEST, Manifest, read_manifest
 from kardiabench.results import collector_at_rest
 from kardiabench.session import changes, default_directory
 from kardiabench.shards import is_part, part_name, without_shard
 from kardiabench.store import (
     CALIBRATION,
     CARDS,
-    LOCK,
-    MANIFEST,
     REPLIES,
     SUMMARY,
     VERDICTS,
-    Manifest,
     StoredVerdict,
     iterate_replies,
     iterate_verdicts,
-    lines_of,
-    lock_folder,
-    read_manifest,
     reply_digest,
-    write_json,
 )
 from kardiabench.summary import summarise
 

@@ -14,13 +14,13 @@ from kardiabench.dialogues import load
 from kardiabench.errors import ConfigError
 from kardiabench.families import family_of
 from kardiabench.fingerprints import digest
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Item, Reply, Turn
 from kardiabench.registry import Registry
 from kardiabench.settings import RunSettings
 from kardiabench.stats import Codes, Floats
-from kardiabench.store import iterate_replies, read_manifest
+from kardiabench.store import iterate_replies
 
-#: As many cases as the paper's human study has; `--items` asks for fewer or more.
 MOST_TURNS = 160
 
 

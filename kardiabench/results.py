@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from kardiabench.emotions import match_emotion
+from kardiabench.manifests import Manifest
 from kardiabench.records import Dimension, Usage, Verdict
 from kardiabench.scoring import MissingPolicy, composite
 from kardiabench.shortening import is_shortened
 from kardiabench.stats import Codes, Floats
-from kardiabench.store import Manifest, StoredReply, iterate_replies, iterate_verdicts, reply_digest
+from kardiabench.store import StoredReply, iterate_replies, iterate_verdicts, reply_digest
 
 Scores = tuple[float | None, ...]
 

@@ -25,13 +25,13 @@ from kardiabench.contracts import (
 from kardiabench.dialogues import Dialogues, Shard, load
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.fingerprints import digest
+from kardiabench.manifests import MANIFEST_VERSION, Manifest
 from kardiabench.plugins import load_registry
 from kardiabench.prompts import PromptPlan
 from kardiabench.redaction import refuse_secrets
 from kardiabench.registry import Registry, parse_spec
 from kardiabench.scoring import Scorer
 from kardiabench.settings import DEFAULT_SEED, RunSettings, parse_shard
-from kardiabench.store import MANIFEST_VERSION, Manifest
 
 _PACKAGES = (
     "datasets", "litellm", "pydantic", "scikit-learn", "scipy", "numpy",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kardiabench.errors import RunError
-from kardiabench.store import Manifest
+from kardiabench.manifests import Manifest
 
 
 def part_name(shard: Mapping[str, Any]) -> str:

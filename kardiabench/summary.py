@@ -17,12 +17,12 @@ import numpy as np
 from kardiabench.calibration import calibrated_means, kept_calibration
 from kardiabench.drift import instruments
 from kardiabench.errors import RunError
+from kardiabench.manifests import Manifest
 from kardiabench.records import Usage
 from kardiabench.results import Results, TurnResult, count, read_results
 from kardiabench.scoring import JUDGED
 from kardiabench.shortening import SHORTENED
 from kardiabench.stats import Estimate, classification, estimate
-from kardiabench.store import Manifest
 
 SCHEMA_VERSION = 1
 

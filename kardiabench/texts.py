@@ -10,10 +10,11 @@ from pathlib import Path
 
 from kardiabench.bundle import Bundle, read_bundle
 from kardiabench.bundle_rows import TurnText
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Reply
 from kardiabench.results import current_verdicts, turn_order
 from kardiabench.spans import SPAN_NAMES
-from kardiabench.store import iterate_replies, read_manifest, reply_digest
+from kardiabench.store import iterate_replies, reply_digest
 
 __all__ = ["TurnText", "iterate_texts"]
 

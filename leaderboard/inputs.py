@@ -19,18 +19,11 @@ from kardiabench.calibration import kept_calibration
 from kardiabench.cards import kept_card
 from kardiabench.drift import instruments
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.manifests import MANIFEST, read_manifest
 from kardiabench.redaction import known_secrets
 from kardiabench.results import Results, read_results
 from kardiabench.shards import refuse_part
-from kardiabench.store import (
-    ANCHORS,
-    CALIBRATION,
-    CARDS,
-    MANIFEST,
-    REPLIES,
-    VERDICTS,
-    read_manifest,
-)
+from kardiabench.store import ANCHORS, CALIBRATION, CARDS, REPLIES, VERDICTS
 from kardiabench.summary import check_turns, summary_of
 
 #: How deep runs are looked for in a folder of theirs.

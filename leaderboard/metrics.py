@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kardiabench.store import Manifest
+from kardiabench.manifests import Manifest
 from leaderboard.views import Metric, MetricKind
 
 COMPOSITE, ACCURACY, MACRO_F1, FORMAT = "composite", "emotion.emotion", "macro_f1", "format.format"

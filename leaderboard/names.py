@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kardiabench.bundle_redaction import public_text
+from kardiabench.manifests import Manifest
 from kardiabench.redaction import known_secrets
 from kardiabench.report import plain
-from kardiabench.store import Manifest
 from leaderboard.extract import Extract
 from leaderboard.views import Problem
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from kardiabench.manifests import Manifest
 from kardiabench.settings import RunSettings
-from kardiabench.store import Manifest
 
-#: Options of `kardiabench run` that are not called like their setting.
 _NAMES = {"judges": "judge", "model_args": "model-arg", "weights": "weight", "plugins": "plugin"}
 #: Not part of what a run measures.
 _MANNERS = frozenset({"concurrency", "timeout", "retries", "cache", "model"})

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import kardiabench
 from kardiabench.fingerprints import digest
-from kardiabench.store import ANCHORS, CALIBRATION, CARDS, MANIFEST, REPLIES, VERDICTS
+from kardiabench.manifests import MANIFEST
+from kardiabench.store import ANCHORS, CALIBRATION, CARDS, REPLIES, VERDICTS
 
-#: Where states are kept below a cache: a folder that nobody else has anything in.
 SUBFOLDER = "leaderboard-v1"
 #: The packages whose release decides figures or pictures, beside our own sources.
 _LIBRARIES = ("numpy", "altair", "vl-convert-python")

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Sequence
 from kardiabench.bundle_data import sample_dialogues
 from kardiabench.bundle_redaction import SAMPLE, is_open
 from kardiabench.errors import DataError
+from kardiabench.manifests import Manifest
 from kardiabench.plugins import load_registry
 from kardiabench.records import Dialogue
 from kardiabench.rows import BadRow, read_row
-from kardiabench.store import Manifest
 from leaderboard.extract import Extract
 
 _OPEN = "CC0 1.0 (the sample that comes with kardiabench)"

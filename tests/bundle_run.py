@@ -21,10 +21,10 @@ from kardiabench.calibration import keep_calibration, make_calibration
 from kardiabench.cards import keep_cards
 from kardiabench.emotions import EMOTIONS
 from kardiabench.fingerprints import digest, fingerprint
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Dimension, Item, Reply, Usage, Verdict
-from kardiabench.store import ANCHORS, read_manifest, verdict_lines
+from kardiabench.store import ANCHORS, verdict_lines
 
-#: Stands in every text that stays at home.
 SECRET = "XYZZY"
 #: Stands in replies and evidence, which may go out.
 SAID = "PLUGH"

@@ -21,11 +21,13 @@ from kardiabench.bundle_packing import NEVER, REPLIES, bundle_name, pack_run
 from kardiabench.bundle_redaction import is_open, public_manifest, run_id
 from kardiabench.bundle_schema import _adapters
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.files import lock_folder
 from kardiabench.fingerprints import digest
+from kardiabench.manifests import MANIFEST, read_manifest
 from kardiabench.results import read_results
 from kardiabench.settings import RunSettings
 from kardiabench.spans import parse_spans
-from kardiabench.store import ANCHORS, CALIBRATION, MANIFEST, lock_folder, read_manifest
+from kardiabench.store import ANCHORS, CALIBRATION
 from kardiabench.store import REPLIES as REPLY_LOG
 from kardiabench.summary import summarise
 from kardiabench.texts import iterate_texts

@@ -10,7 +10,8 @@ from bundle_run import SAID, SECRET, a_run, edit_json, edit_row, members, rewrit
 from cli_process import Cli
 
 from kardiabench.bundle_archive import SUFFIX, TURNS
-from kardiabench.store import SUMMARY, lock_folder
+from kardiabench.files import lock_folder
+from kardiabench.store import SUMMARY
 
 RUN = ("run", "--dataset", "sample", "--limit", "3", "--model", "baseline/majority")
 

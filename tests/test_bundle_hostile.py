@@ -21,7 +21,8 @@ from kardiabench.bundle_archive import INDEX, TEXTS, TURNS, checksum, write_arch
 from kardiabench.bundle_check import verify_bundle
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest, fingerprint
-from kardiabench.store import ANCHORS, CALIBRATION, MANIFEST, SUMMARY
+from kardiabench.manifests import MANIFEST
+from kardiabench.store import ANCHORS, CALIBRATION, SUMMARY
 from kardiabench.texts import iterate_texts
 
 CARD = "cards/rubric.json"

@@ -25,12 +25,13 @@ from kardiabench.calibration import (
 )
 from kardiabench.curves import apply_curve, fit_curve
 from kardiabench.errors import ConfigError
+from kardiabench.files import write_json
 from kardiabench.fingerprints import fingerprint
 from kardiabench.frames import load_run
 from kardiabench.records import Dimension, Reply, Verdict
 from kardiabench.results import read_results
 from kardiabench.stats import estimate
-from kardiabench.store import discard, write_json
+from kardiabench.store import discard
 from kardiabench.summary import summarise
 
 PLUGIN = '''

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from kardiabench.calibration import make_calibration
 from kardiabench.cli import cli
 from kardiabench.curves import fit_curve
+from kardiabench.files import write_json
+from kardiabench.manifests import MANIFEST_VERSION, read_manifest
 from kardiabench.settings import RunSettings
-from kardiabench.store import MANIFEST_VERSION, read_manifest, write_json
 from kardiabench.summary import SCHEMA_VERSION
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "summary.md").read_text("utf-8")

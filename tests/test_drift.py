@@ -17,8 +17,9 @@ from rundata import StubJudge, make_manifest, make_run, say
 
 from kardiabench.anchors import Anchor, anchors_fingerprint, load_anchors
 from kardiabench.drift import drift, instruments
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Dimension, Verdict
-from kardiabench.store import read_manifest, verdict_lines
+from kardiabench.store import verdict_lines
 
 PLUGIN = Path(__file__).with_name("instrument_plugin.py")
 DIMENSION = (Dimension("d", 1.0, 5.0, ""),)

@@ -11,8 +11,9 @@ from rundata import StubJudge, make_item, make_manifest, make_run, say
 import kardiabench
 from kardiabench.errors import RunError
 from kardiabench.frames import REPLY_COLUMNS, VERDICT_COLUMNS
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Dimension, Reply, Usage
-from kardiabench.store import RunStore, read_manifest
+from kardiabench.store import RunStore
 from kardiabench.summary import summarise
 
 FIVE = tuple(Dimension(name, 1.0, 5.0, "a level") for name in ("warmth", "tact", "never"))

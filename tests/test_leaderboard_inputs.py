@@ -26,8 +26,9 @@ from kardiabench.bundle_packing import pack_run
 from kardiabench.cli.options import yaml_values
 from kardiabench.errors import RunError
 from kardiabench.fingerprints import digest, fingerprint
+from kardiabench.manifests import MANIFEST
 from kardiabench.settings import RunSettings
-from kardiabench.store import MANIFEST, SUMMARY
+from kardiabench.store import SUMMARY
 from leaderboard import inputs, texts
 from leaderboard.extraction import extract_input
 from leaderboard.reproduction import command_of

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rundata import StubJudge, make_item, make_manifest, make_run, make_turn, say
 
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Dimension, Reply
 from kardiabench.results import count, read_results, turn_order
-from kardiabench.store import RunStore, read_manifest
+from kardiabench.store import RunStore
 
 UNIT = Dimension("d", 0.0, 1.0, "a number")
 PAIR = (UNIT, Dimension("e", 1.0, 5.0, "a level"))

@@ -17,9 +17,10 @@ from rundata import StubJudge, make_item, make_manifest, make_run, make_turn, sa
 
 from kardiabench.cache import Cache
 from kardiabench.errors import ConfigError, PluginError, ScoringError
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Dialogue, Dimension, Item, Message, Reply, Turn, Usage, Verdict
 from kardiabench.scoring import DEFAULT_WEIGHTS, Scorer, composite, item_key
-from kardiabench.store import iterate_verdicts, read_manifest
+from kardiabench.store import iterate_verdicts
 
 UNIT = Dimension("d", 0.0, 1.0, "a number")
 FIVE = tuple(Dimension(name, 1.0, 5.0, "a level") for name in "abcde")

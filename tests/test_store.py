@@ -15,27 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rundata import StubJudge, make_item, make_manifest, make_run, make_turn, say
 
-from kardiabench import store as store_module
 from kardiabench.errors import ConfigError, KardiaBenchError, RunError, StorageError
+from kardiabench.files import Log, write_json
 from kardiabench.fingerprints import digest
+from kardiabench.manifests import MANIFEST, MANIFEST_VERSION, read_manifest
 from kardiabench.pending import Pending
 from kardiabench.records import Completion, Reply, Usage, Verdict
 from kardiabench.results import read_results
 from kardiabench.store import (
-    MANIFEST,
     REPLIES,
     SUMMARY,
     VERDICTS,
-    Log,
     RunStore,
     create,
     iterate_replies,
     iterate_verdicts,
-    read_manifest,
     read_summary,
     reply_at,
     reply_digest,
-    write_json,
 )
 
 JUDGE = StubJudge()
@@ -285,7 +282,7 @@ def test_when_no_byte_more_fits_what_was_received_is_kept_whole(tmp_path, limit)
     number, code, sentence = done.stdout.split(" ", 2)
     assert code == "3"
     assert "cannot be written" in sentence
-    assert "kardiabench resume" in sentence
+    assert "make room or mend the rights, then give the same command again" in sentence
     assert (path / REPLIES).read_bytes().endswith(b"\n")
     assert [reply.turn_id for reply in replies(path)] == [f"d{n}/0" for n in range(int(number))]
     with RunStore(path) as store:  # room was made
@@ -496,4 +493,4 @@ def test_the_manifest_is_replaced_when_judges_are_added(run):
         store.save_manifest(more)
         assert store.manifest == more
     assert read_manifest(run) == json.loads(json.dumps(more))
-    assert more["manifest_version"] == store_module.MANIFEST_VERSION
+    assert more["manifest_version"] == MANIFEST_VERSION

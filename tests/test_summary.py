@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rundata import StubJudge, make_item, make_manifest, make_run, make_turn, say
 
 from kardiabench.emotions import EMOTIONS
+from kardiabench.manifests import read_manifest
 from kardiabench.records import Dimension, Item, Reply, Usage
 from kardiabench.store import (
     REPLIES,
@@ -20,7 +21,6 @@ from kardiabench.store import (
     RunStore,
     iterate_replies,
     iterate_verdicts,
-    read_manifest,
 )
 from kardiabench.summary import SCHEMA_VERSION, summarise
 

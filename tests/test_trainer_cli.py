@@ -134,7 +134,7 @@ def test_a_first_batch_without_spread_is_refused_and_the_mended_recipe_starts_an
 
 
 def test_a_folder_in_use_is_refused(place, tmp_path):
-    from kardiabench.store import lock_folder
+    from kardiabench.files import lock_folder
 
     (tmp_path / "out").mkdir()
     lock = lock_folder(tmp_path / "out")
@@ -144,7 +144,7 @@ def test_a_folder_in_use_is_refused(place, tmp_path):
         lock.release()
     assert isinstance(result.exception, RunError)
     assert "in use" in str(result.exception)
-    assert "output=FOLDER" in str(result.exception)
+    assert "give another folder" in str(result.exception)
 
 
 def test_a_held_out_judge_that_is_rewarded_under_another_name_is_refused(place, tmp_path):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kardiabench.store import lock_folder
+from kardiabench.files import lock_folder
 from trainer.arguments import state
 from trainer.checkpoints import discard_broken, newest
 from trainer.manifest import settle

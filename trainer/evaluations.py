@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kardiabench.errors import RunError
-from kardiabench.store import Log, lines_of
+from kardiabench.files import Log, lines_of
 from trainer.evaluation import Evaluation
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from kardiabench.execution import Manner, execute
+from kardiabench.manifests import MANIFEST, read_manifest
 from kardiabench.progress import Progress
 from kardiabench.session import check_same, make_manifest, open_session
 from kardiabench.settings import RunSettings
-from kardiabench.store import MANIFEST, RunStore, create, read_manifest
+from kardiabench.store import RunStore, create
 from trainer.config import Final, Grpo
 
 RUN = "run"

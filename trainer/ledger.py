@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from kardiabench.errors import RunError
+from kardiabench.files import Log, lines_of
 from kardiabench.records import Reply, ReplyStatus, Usage, Verdict
-from kardiabench.store import Log, lines_of
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

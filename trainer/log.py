@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kardiabench.store import Log, lines_of
+from kardiabench.files import Log, lines_of
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

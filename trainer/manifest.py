@@ -13,8 +13,8 @@ from typing import Any
 
 import kardiabench
 from kardiabench.errors import RunError
+from kardiabench.files import write_json
 from kardiabench.redaction import refuse_secrets
-from kardiabench.store import write_json
 from trainer.checkpoints import newest
 
 MANIFEST = "training.json"

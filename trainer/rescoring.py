@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.files import lines_of
 from kardiabench.records import Dimension, Verdict
 from kardiabench.registry import Registry
 from kardiabench.scoring import composite
-from kardiabench.store import lines_of
 from trainer.completeness import Fault, look_over
 from trainer.judge_drift import Drift, Drifts
 from trainer.ledger import Header, Row, ledgers_of, read_header, row_line

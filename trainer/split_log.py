@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kardiabench.errors import ConfigError, RunError
+from kardiabench.files import Log, lines_of, lock_folder
 from kardiabench.records import Reply, Verdict
 from kardiabench.session import changes
-from kardiabench.store import Log, lines_of, lock_folder
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter

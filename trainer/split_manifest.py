@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from kardiabench.errors import RunError, did_you_mean
+from kardiabench.files import write_json
 from kardiabench.fingerprints import digest
-from kardiabench.store import write_json
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter

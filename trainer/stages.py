@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kardiabench.contracts import LocalOptions
 from kardiabench.errors import ConfigError, KardiaBenchError, RunError, StorageError
+from kardiabench.files import write_json
 from kardiabench.models.local.loading import load_trainable
 from kardiabench.plugins import load_registry
 from kardiabench.registry import Registry
-from kardiabench.store import write_json
 from trainer.arguments import processes, state, weights_type
 from trainer.beginning import alone_in
 from trainer.checkpoints import newest, step_of
@@ -48,8 +48,6 @@ _CHECKED = "checked; nothing was trained, and no candidates were drawn"
 
 #: The harness's words for what a recipe calls by another name.
 _WORDS = {
-    "use another --out": "give another output=FOLDER",
-    "then use `kardiabench resume`": "then give the same command again",
     "and --on-missing is fail-fast; resume the run, or use --on-missing mask": (
         "and judging.on_missing is fail_fast; give the same command again, or use mask"
     ),

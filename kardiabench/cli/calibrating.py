@@ -101,8 +101,8 @@ def calibrate(
     """
     from kardiabench import calibrated_report as reports
     from kardiabench.cards import update_card
+    from kardiabench.files import write_json
     from kardiabench.human_ratings import read_ratings
-    from kardiabench.store import write_json
 
     if scale[0] >= scale[1]:
         raise ConfigError(f"--scale {scale[0]:g} {scale[1]:g} does not rise")

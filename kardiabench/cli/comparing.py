@@ -103,8 +103,8 @@ def compare(
     from kardiabench.bench import open_bench
     from kardiabench.cases import draw_turns
     from kardiabench.comparison import compare_cases
+    from kardiabench.files import write_json
     from kardiabench.journal import Journal
-    from kardiabench.store import write_json
 
     pair = comparing.open_pair(run_a, run_b)
     bench = open_bench([*pair.plugins, *plugins], quiet=quiet, **traffic)

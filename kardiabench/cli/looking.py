@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def show(runs: Sequence[Path], calibration: Path | None, as_json: bool) -> None:
     """Print the tables of one or more run directories, recomputed from their logs."""
     from kardiabench.calibration import check_calibration, read_calibration
-    from kardiabench.store import read_manifest
+    from kardiabench.manifests import read_manifest
     from kardiabench.summary import summarise
 
     curves = None if calibration is None else read_calibration(calibration)

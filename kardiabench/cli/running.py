@@ -255,8 +255,8 @@ def _manner(options: dict[str, Any]) -> Manner:
 
 
 def _read_run(path: Path, plugins: Sequence[str]) -> tuple[dict[str, Any], RunSettings]:
+    from kardiabench.manifests import read_manifest
     from kardiabench.settings import RunSettings
-    from kardiabench.store import read_manifest
 
     manifest = read_manifest(path)
     settings = RunSettings.from_json(manifest["config"], str(path))
@@ -271,8 +271,9 @@ def _prepare(session: Session, out: Path | None) -> tuple[Path, dict[str, Any] |
     With it comes the manifest that it is to get, or None where it keeps its own. A run that has
     received nothing yet (its preflight failed) may be started over with another configuration.
     """
+    from kardiabench.manifests import MANIFEST, read_manifest
     from kardiabench.session import check_same, default_directory, make_manifest
-    from kardiabench.store import MANIFEST, create, iterate_replies, read_manifest
+    from kardiabench.store import create, iterate_replies
 
     manifest = make_manifest(session)
     path = out or default_directory(manifest)
