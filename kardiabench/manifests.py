@@ -118,3 +118,32 @@ def _check_manifest(manifest: Manifest, file: Path) -> None:
             f"{file} was edited: its protocol is not what protocol_id "
             f"{manifest['protocol_id']} stands for; restore the file or start a new run"
         )
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], *first: str) -> str:
+    """Which keys differ and how, for a sentence; empty for none.
+
+    Nested keys are joined by dots, in the order of their names; those named `first` come first.
+    """
+    old, new = flat(before), flat(after)
+    changed = sorted(
+        (key for key in old.keys() | new.keys() if old.get(key) != new.get(key)),
+        key=lambda key: (key not in first, key),
+    )
+    shown = "; ".join(f"{key}: {_brief(old, key)} -> {_brief(new, key)}" for key in changed[:5])
+    return shown + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+
+
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    """The leaves of nested mappings by their joined keys; an empty mapping is a leaf too."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    found: dict[str, object] = {}
+    for key, inner in value.items():
+        found.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return found
+
+
+def _brief(values: Mapping[str, object], key: str) -> str:
+    text = repr(values[key]) if key in values else "(absent)"
+    return text if len(text) <= 60 else text[:57] + "…"

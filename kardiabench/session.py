@@ -25,7 +25,7 @@ from kardiabench.contracts import (
 from kardiabench.dialogues import Dialogues, Shard, load
 from kardiabench.errors import ConfigError, RunError
 from kardiabench.fingerprints import digest
-from kardiabench.manifests import MANIFEST_VERSION, Manifest
+from kardiabench.manifests import MANIFEST_VERSION, Manifest, differences
 from kardiabench.plugins import load_registry
 from kardiabench.prompts import PromptPlan
 from kardiabench.redaction import refuse_secrets
@@ -342,10 +342,7 @@ def check_same(old: Manifest, new: Manifest, path: Path, hint: str = "") -> None
 
 def changes(old: Manifest, new: Manifest) -> str:
     """The keys in which `new` measures something else than `old`, and how; empty for none."""
-    before, after = _flat(_essence(old)), _flat(_essence(new))
-    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
-    shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in changed[:5])
-    return shown + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+    return differences(_essence(old), _essence(new))
 
 
 def without_judges(manifest: Manifest) -> dict[str, Any]:
@@ -361,20 +358,6 @@ def _essence(manifest: Manifest) -> dict[str, Any]:
     # As it comes back from the file, so that a plugin's tuple is not a change.
     through_json: dict[str, Any] = json.loads(json.dumps(essence))
     return through_json
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _brief(values: Mapping[str, object], key: str) -> str:
-    text = repr(values[key]) if key in values else "(absent)"
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _slug(name: str) -> str:

@@ -55,3 +55,23 @@ def api(server: OpenAIServer) -> list[str]:
         *("--judge-model", "openai/judge", "--judge-api-base", server.url),
         *("--dataset", "sample", "--retries", "0"),
     ]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, which is faster for models of a few thousand weights."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The learning tests' model, untrained, its span tags special tokens."""
+    import tiny_policy
+
+    folder = tmp_path_factory.mktemp("policy")
+    return tiny_policy.build_policy(folder, special_tags=True, seed=0)

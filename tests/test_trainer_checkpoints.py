@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import learning
 import pytest
 import tiny_policy
+import torch
 from sft_runs import KilledError, callback, data_of, killed_after, recipe, silent
 
 from kardiabench.contracts import LocalOptions
@@ -33,22 +34,10 @@ from trainer.recipe_files import load_stage
 from trainer.saving import check_finite, save_final
 from trainer.sft import run_sft
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_policy.build_policy(tmp_path_factory.mktemp("policy"), special_tags=True, seed=0)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def saved(folder: Path, step: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_models
 import tiny_policy
+import torch
 from in_process import Here
 from sft_runs import callback, data_of, logits, recipe, silent, spelt_model, texts
 
@@ -24,23 +24,10 @@ from trainer.sft import run_sft
 from trainer.sft_rows import IGNORED, GoldReplies
 from trainer.special_tags import SPAN_TAGS, add_span_tags, tag_ids
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("policy")
-    return tiny_policy.build_policy(folder, special_tags=True, seed=0)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def test_the_model_is_given_exactly_our_rows(

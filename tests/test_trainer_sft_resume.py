@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
-import tiny_policy
 from sft_runs import KilledError, data_of, killed_after, recipe, same, silent
 
 from kardiabench.errors import KardiaBenchError
@@ -15,23 +13,10 @@ from trainer.config import Lora
 from trainer.log import read_log
 from trainer.sft import run_sft
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("policy")
-    return tiny_policy.build_policy(folder, special_tags=True, seed=0)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @pytest.mark.parametrize("lora", [None, Lora(r=4, dropout=0.2)])

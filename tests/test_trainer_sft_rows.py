@@ -20,8 +20,6 @@ from kardiabench.rows import read_row, turns_of
 from kardiabench.spans import parse_spans
 from trainer.sft_rows import IGNORED, Example, GoldReplies, gold_text, write_rows
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
 XML = (
     "<understanding>a</understanding><reasoning>b</reasoning>"
     "<emotion>sad</emotion><response>c</response>"

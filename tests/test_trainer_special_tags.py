@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 import tiny_policy
+import torch
 from rowdata import gold
 from sft_runs import spelt_model
 
 from kardiabench.contracts import LocalOptions
 from kardiabench.models.local.loading import load_trainable
 from trainer.special_tags import SPAN_TAGS, add_span_tags, tag_ids, trainable_rows
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
 
 
 @pytest.mark.parametrize(("tied", "padded"), [(True, 0), (False, 0), (False, 100), (True, 3)])

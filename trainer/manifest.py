@@ -14,6 +14,7 @@ from typing import Any
 import kardiabench
 from kardiabench.errors import RunError
 from kardiabench.files import write_json
+from kardiabench.manifests import differences, flat
 from kardiabench.redaction import refuse_secrets
 from trainer.checkpoints import newest
 
@@ -49,7 +50,7 @@ def make_manifest(
 
     Raises `ConfigError` for a recipe with something in it that looks like a key.
     """
-    refuse_secrets(_flat(recipe), "recipe")
+    refuse_secrets(flat(recipe), "recipe")
     return {
         "kardiabench": kardiabench.__version__,
         "training_version": MANIFEST_VERSION,
@@ -123,40 +124,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What decides the weights and differs, and how; empty for nothing."""
-    before, after = _deciding(old), _deciding(new)
-    keys = before.keys() | after.keys()
-    differing = sorted(
-        (key for key in keys if before.get(key) != after.get(key)),
-        key=lambda key: (key != "recipe.stage", key),
-    )
-    shown = "; ".join(f"{k}: {_brief(before, k)} -> {_brief(after, k)}" for k in differing[:5])
-    return shown + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+    return differences(_deciding(old), _deciding(new), "recipe.stage")
 
 
 def _deciding(manifest: Mapping[str, Any]) -> dict[str, object]:
     # As it comes back from the file, so that a tuple is no change.
     plain = json.loads(json.dumps({key: manifest.get(key) for key in _DECIDING}))
-    flat = _flat(plain)
     free = tuple(f"recipe.{name}" for name in _FREE)
     return {
         key: value
-        for key, value in flat.items()
+        for key, value in flat(plain).items()
         if not any(key == name or key.startswith(f"{name}.") for name in free)
     }
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _brief(values: Mapping[str, object], key: str) -> str:
-    text = repr(values[key]) if key in values else "(absent)"
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _version(package: str) -> str | None:
