@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kardiabench.contracts import ChatModel, Judge
-from kardiabench.errors import EXIT_INCOMPLETE, KardiaBenchError, PreflightError
+from kardiabench.errors import EXIT_INCOMPLETE, KardiaBenchError, PreflightError, first_failure
 from kardiabench.fingerprints import fingerprint
 from kardiabench.journal import Journal
 from kardiabench.models.api_errors import FATAL_KINDS, advice
@@ -162,7 +162,7 @@ def run(bench: Bench, work: Callable[[], Awaitable[_T]]) -> _T:
     try:
         return asyncio.run(main())
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_failure(group) from group
 
 
 @dataclass
@@ -257,10 +257,3 @@ def spent(usage: Usage) -> str:
 
 def _said(verdict: Verdict) -> str:
     return " ".join(verdict.evidence.values()) or "no reason given"
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

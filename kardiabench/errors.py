@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_USAGE = 2
 EXIT_INCOMPLETE = 3
@@ -49,6 +50,16 @@ class ScoringError(KardiaBenchError):
     """A judgement failed and the missing-judgement policy is `fail_fast`."""
 
     exit_code = EXIT_INCOMPLETE
+
+
+def first_failure(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The failure that made the others of a task group stop: a foreseen one, if there is one."""
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[Any]] = [group]
+    for one in groups:  # grows while it is read
+        leaves += [e for e in one.exceptions if not isinstance(e, BaseExceptionGroup)]
+        groups += [e for e in one.exceptions if isinstance(e, BaseExceptionGroup)]
+    return next((e for e in leaves if isinstance(e, KardiaBenchError)), leaves[0])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,12 @@ from kardiabench import preflight
 from kardiabench.anchoring import Job, pending_jobs, score_anchors
 from kardiabench.calibration import keep_calibration
 from kardiabench.cards import DEFAULT_FOLDER, find_cards, keep_cards
-from kardiabench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPT, ConfigError, KardiaBenchError
+from kardiabench.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPT,
+    ConfigError,
+    first_failure,
+)
 from kardiabench.estimate import estimate
 from kardiabench.pending import Pending
 from kardiabench.progress import Progress
@@ -114,7 +119,7 @@ async def _drive(
         if control.stop is None:
             raise
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_failure(group) from group
     finally:
         await session.aclose()
 
@@ -204,16 +209,6 @@ def _signals(control: Control, progress: Progress) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The failure that made the others stop: one that was foreseen, if there is one."""
-    leaves: list[BaseException] = []
-    groups: list[BaseExceptionGroup[Any]] = [group]
-    for one in groups:  # grows while it is read
-        leaves += [e for e in one.exceptions if not isinstance(e, BaseExceptionGroup)]
-        groups += [e for e in one.exceptions if isinstance(e, BaseExceptionGroup)]
-    return next((e for e in leaves if isinstance(e, KardiaBenchError)), leaves[0])
 
 
 def _verdict_on_run(

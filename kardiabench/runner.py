@@ -19,6 +19,7 @@ from kardiabench.contracts import Judge
 from kardiabench.models.api_errors import FATAL_KINDS, advice
 from kardiabench.pending import Pending
 from kardiabench.prompts import in_own_words
+from kardiabench.queues import waiting
 from kardiabench.records import (
     ChatRequest,
     Completion,
@@ -305,20 +306,9 @@ class Runner:
 
     async def _judge_worker(self) -> None:
         while (work := await self._queue.get()) is not None:
-            batch = [work, *self._more_waiting()]
+            batch = [work, *waiting(self._queue, self.session.scorer.batch_size - 1)]
             if not self.control.stop:  # else drain, so that generation is never left waiting
                 await self._judge(batch)
-
-    def _more_waiting(self) -> Iterator[_ToJudge]:
-        """As many further items as the judges want at a time, if they wait already."""
-        for _ in range(self.session.scorer.batch_size - 1):
-            if self._queue.empty():
-                return
-            work = self._queue.get_nowait()
-            if work is None:  # the end belongs to every worker: leave it for the next
-                self._queue.put_nowait(None)
-                return
-            yield work
 
     async def _judge(self, batch: Sequence[_ToJudge]) -> None:
         if not self.control.affordable():

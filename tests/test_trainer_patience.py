@@ -41,9 +41,11 @@ def candidates(turns=2, each=4):
     ]
 
 
-def patient(judge):
+def patient(judge, failures=3):
     guarded = GuardedJudge(judge, "length", "judge 'length'")
-    return PatientJudge(guarded, timeout=5, retries=0, failures=3, rest=1, warn=lambda _: None)
+    return PatientJudge(
+        guarded, timeout=5, retries=0, failures=failures, rest=1, warn=lambda _: None
+    )
 
 
 def scores(items, judge):
@@ -66,3 +68,17 @@ def test_one_turn_alone_needs_no_trust_in_the_order():
     items = candidates(turns=1)
     expected = [float(len(item.reply.text)) for item in items]
     assert scores(items, LengthJudge(lambda v: v[::-1])) == expected
+
+
+@pytest.mark.parametrize(("failures", "asked"), [(3, 4), (None, 5)])
+def test_the_breaker_is_for_those_who_want_one(failures, asked):
+    """Whoever asks about one candidate at a time has none: a few hard ones would open it."""
+
+    def fails(verdicts):
+        raise RuntimeError("too hard")
+
+    judge = LengthJudge(fails)
+    patiently = patient(judge, failures)
+    for item in candidates(turns=1, each=5):
+        asyncio.run(patiently.judge([item]))
+    assert len(judge.batches) == asked

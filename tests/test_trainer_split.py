@@ -308,7 +308,7 @@ def test_verdicts_that_failed_are_asked_for_again_alone(tmp_path, server, keyed)
     stage = stage_of(tmp_path, "openai/policy", judging=judging, pass_mark=0.0)
     said: list[str] = []
     assert found(run_split(stage, said.append))["1"].easy is None
-    assert "4 by judge rubric unparsed" in said[-1]
+    assert "have no score (4 by judge rubric unparsed)" in said[-1]
     broken["on"] = False
     server.requests.clear()
     assert read_split(run_split(stage, said.append)).counts["unjudged"] == 0

@@ -29,7 +29,7 @@ class PatientJudge(NamedJudge):
     `timeout` is in seconds an attempt, of which there are `retries` + 1: of a whole batch, or of
     each item where the judge asks about one at a time (its `batch_size` is 1, as an API's is).
     After `failures` batches in a row without a judgement the next `rest` batches are not asked:
-    their verdicts are `skipped`.
+    their verdicts are `skipped`. `failures` None: there is no breaker.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PatientJudge(NamedJudge):
         *,
         timeout: float,
         retries: int,
-        failures: int,
+        failures: int | None,
         rest: int,
         warn: Callable[[str], None],
     ) -> None:
@@ -121,12 +121,12 @@ class PatientJudge(NamedJudge):
         if not verdicts:
             return
         if any(verdict.status not in _FAILED for verdict in verdicts):
-            if self._failed_in_a_row >= self._failures:
+            if self._failures is not None and self._failed_in_a_row >= self._failures:
                 self._warn(f"judge {self.name} judges again")
             self._failed_in_a_row = 0
             return
         self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._failures:
+        if self._failures is not None and self._failed_in_a_row >= self._failures:
             self._resting = self._rest
             last = " ".join(verdicts[-1].evidence.values()) or verdicts[-1].status
             self._warn(

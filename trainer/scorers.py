@@ -42,9 +42,13 @@ class Scorers:
     patience: Judging
     warn: Warn
 
-    def fresh(self) -> dict[str, Scorer]:
-        """Both Scorers, by phase, each judge with its limits."""
-        patient = {judge.name: self._patient(judge) for judge in self.watched.judges}
+    def fresh(self, *, breaker: bool = True) -> dict[str, Scorer]:
+        """Both Scorers, by phase, each judge with its limits.
+
+        The `breaker` counts batches, and so is for callers who hand over a step's candidates at
+        once: for those who ask about one after another a few hard ones in a row would open it.
+        """
+        patient = {judge.name: self._patient(judge, breaker) for judge in self.watched.judges}
         return {
             phase: replace(
                 scorer,
@@ -69,12 +73,12 @@ class Scorers:
         if self.cache is not None:
             self.cache.close()
 
-    def _patient(self, judge: Any) -> PatientJudge:
+    def _patient(self, judge: Any, breaker: bool) -> PatientJudge:
         return PatientJudge(
             judge,
             timeout=self.patience.judge_timeout,
             retries=self.patience.judge_retries,
-            failures=self.patience.breaker_failures,
+            failures=self.patience.breaker_failures if breaker else None,
             rest=self.patience.breaker_rest,
             warn=self.warn,
         )

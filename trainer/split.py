@@ -106,7 +106,7 @@ def _open_work(stage: Split, scorers: Scorers) -> Work:
     model = open_tested_model(settings, scorers.registry)
     source = scorers.registry.open_dataset(settings.dataset, settings.split, settings.revision)
     dialogues = load(source, settings.selection, settings.on_bad_row)
-    return Work(stage, scorers, scorers.fresh()["train"], model, dialogues, prompts)
+    return Work(stage, scorers, scorers.fresh(breaker=False)["train"], model, dialogues, prompts)
 
 
 def _settings(stage: Split, scorers: Scorers) -> RunSettings:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kardiabench.contracts import ChatModel, Judge
 from kardiabench.dialogues import Dialogues
-from kardiabench.errors import KardiaBenchError, RunError
+from kardiabench.errors import RunError, first_failure
 from kardiabench.progress import steps
 from kardiabench.prompts import PromptPlan
+from kardiabench.queues import waiting
 from kardiabench.records import ChatRequest, Completion, Item, Reply, Turn
 from kardiabench.rows import turns_of
 from kardiabench.runner import Control
@@ -85,7 +86,7 @@ class Splitting:
                 with steps("samples", pending) as self._done, _stoppable(self.control):
                     await self._work_off()
         except BaseExceptionGroup as group:
-            raise _first(group) from group
+            raise first_failure(group) from group
         except asyncio.CancelledError:
             if self.control.stop != "interrupt":
                 raise
@@ -195,20 +196,9 @@ class Splitting:
 
     async def _judge_worker(self) -> None:
         while (first := await self._queue.get()) is not None:
-            batch = [first, *self._more_waiting()]
+            batch = [first, *waiting(self._queue, self.work.scorer.batch_size - 1)]
             if not self.control.stop:  # else drain, so that drawing is never left waiting
                 await self._judge(batch)
-
-    def _more_waiting(self) -> Iterator[_ToJudge]:
-        """As many further samples as the judges want at a time, if they wait already."""
-        for _ in range(self.work.scorer.batch_size - 1):
-            if self._queue.empty():
-                return
-            work = self._queue.get_nowait()
-            if work is None:  # the end belongs to every worker: leave it for the next
-                self._queue.put_nowait(None)
-                return
-            yield work
 
     async def _judge(self, batch: Sequence[_ToJudge]) -> None:
         await asyncio.gather(*(self._ask(judge, batch) for judge in self.work.scorer.judges))
@@ -249,12 +239,3 @@ def _stoppable(control: Control) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The failure that made the others stop: one that was foreseen, if there is one."""
-    foreseen, others = group.split(KardiaBenchError)
-    found: BaseException = foreseen or others or group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from kardiabench.contracts import LocalOptions
@@ -58,7 +58,9 @@ class Adapter:
         self.data = data
         self.texts = texts
         self._scorers = scorers
-        self._thread = ScoringThread(scorers.fresh, scorers.limit + GRACE, _warn)
+        self._thread = ScoringThread(
+            partial(scorers.fresh, breaker=False), scorers.limit + GRACE, _warn
+        )
         self._reading = threading.Lock()  # a tokenizer may be used by one thread at a time
 
     @classmethod
