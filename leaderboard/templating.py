@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from leaderboard.charts.hardening import checked
+from kardiabench.svg import checked
 from leaderboard.views import BoardView, JudgeView, Metric, RunView
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError, UndefinedError
 
+from kardiabench.svg import UnsafeSvgError, hardened
 from leaderboard import templating
-from leaderboard.charts.hardening import UnsafeSvgError, hardened
 from leaderboard.exports import frame
 from leaderboard.templating import environment, render, static_files
 from leaderboard.views import (

@@ -12,6 +12,7 @@ import pytest
 from training_folder import SECRET, evaluation, make_folder, training_rows, write_log
 
 from kardiabench.errors import RunError, StorageError
+from kardiabench.svg import UnsafeSvgError, hardened
 from trainer.curve_chart import MOST_POINTS, Line, Point, chart, short, thin
 from trainer.curve_data import (
     BY_LENGTH,
@@ -26,7 +27,6 @@ from trainer.curve_data import (
     read_folder,
 )
 from trainer.curve_pictures import selected
-from trainer.curve_svg import UnsafeSvgError, image
 from trainer.curves import standalone_svg, write_page
 from trainer.evaluations import EVALUATIONS
 from trainer.ledger import LEDGER, Ledger, read_header
@@ -419,7 +419,7 @@ def test_a_chart_of_one_point_is_drawn() -> None:
     "svg",
     [
         '<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>',
-        '<svg xmlns="http://www.w3.org/2000/svg"><g onclick="x"/></svg>',
+        '<svg xmlns="http://www.w3.org/2000/svg"><g onclick="x"><path d="M0,0"/></g></svg>',
         '<svg xmlns="http://www.w3.org/2000/svg"><path fill="url(http://x)"/></svg>',
         '<svg xmlns="http://www.w3.org/2000/svg"><path fill="red"/></svg>',
         '<svg xmlns="http://www.w3.org/2000/svg"><image/></svg>',
@@ -429,7 +429,7 @@ def test_a_chart_of_one_point_is_drawn() -> None:
 )
 def test_a_picture_holds_shapes_and_text_alone(svg: str) -> None:
     with pytest.raises(UnsafeSvgError):
-        image(svg, "x")
+        hardened(svg, label="x")
 
 
 def test_a_name_is_shortened_to_one_line() -> None:

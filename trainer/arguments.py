@@ -8,8 +8,9 @@ from typing import Any
 
 from kardiabench.contracts import LocalOptions
 from kardiabench.errors import ConfigError, did_you_mean
-from kardiabench.models.local.loading import load_trainable
+from kardiabench.models.local.loading import end_ids, load_trainable
 from kardiabench.models.local.weights import shown_name, weights_identity
+from kardiabench.prompts import PromptPlan
 from trainer.config import Lora, Training
 from trainer.texts import Texts
 
@@ -141,6 +142,19 @@ def load_policy(stage: Training) -> tuple[Any, Any]:
     model.generation_config = _saveable(model.generation_config)
     model.config.use_cache = not stage.gradient_checkpointing
     return model, tokenizer
+
+
+def make_texts(
+    stage: Training, model: Any, tokenizer: Any, max_prompt_tokens: int | None = None
+) -> Texts:
+    """Prompts and replies as the recipe has them, with all of the model's own ends."""
+    return Texts(
+        tokenizer,
+        PromptPlan(stage.data.system_prompt, content=stage.data.history_content),
+        end_ids(model.generation_config, tokenizer),
+        thinking=stage.thinking,
+        max_prompt_tokens=max_prompt_tokens,
+    )
 
 
 def _saveable(generation: Any) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from kardiabench.svg import hardened
 from trainer.curve_layers import HEIGHT, INK, MUTED, WIDTH, layers
-from trainer.curve_svg import image
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -83,6 +83,7 @@ def chart(lines: Sequence[Line], marks: Sequence[Mark], *, label: str) -> Markup
     """
     import altair as alt
     import vl_convert
+    from markupsafe import Markup
 
     if not 1 <= len(lines) <= MOST_LINES:
         raise ValueError(f"a chart of {len(lines)} lines; it takes 1 to {MOST_LINES}")
@@ -101,7 +102,8 @@ def chart(lines: Sequence[Line], marks: Sequence[Mark], *, label: str) -> Markup
             one if "source" in one else one | {"values": data[one["name"]]} for one in vega["data"]
         ],
     }
-    return image(vl_convert.vega_to_svg(vega, allowed_base_urls=[]), label)
+    svg = vl_convert.vega_to_svg(vega, allowed_base_urls=[])
+    return Markup(hardened(svg, label=label))  # noqa: S704 - shapes and text only
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> Sequence[Point]:

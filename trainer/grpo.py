@@ -9,14 +9,13 @@ from typing import Any
 
 from kardiabench.contracts import LocalOptions
 from kardiabench.errors import ConfigError
-from kardiabench.models.local.loading import end_ids
 from kardiabench.models.local.weights import locate, shown_name
-from kardiabench.prompts import PromptPlan
 from kardiabench.records import Turn
 from trainer.arguments import (
     common_arguments,
     load_policy,
     lora_config,
+    make_texts,
     policy_identity,
     processes,
     state,
@@ -58,13 +57,7 @@ class Prepared:
 def prepare(stage: Grpo, data: TrainingData, scorers: Scorers) -> Prepared:
     """Load the model; nothing is written yet. Raises a `KardiaBenchError`, one sentence."""
     model, tokenizer = load_policy(stage)
-    texts = Texts(
-        tokenizer,
-        PromptPlan(stage.data.system_prompt, content=stage.data.history_content),
-        end_ids(model.generation_config, tokenizer),
-        thinking=stage.thinking,
-        max_prompt_tokens=stage.max_prompt_tokens,
-    )
+    texts = make_texts(stage, model, tokenizer, stage.max_prompt_tokens)
     model.generation_config.eos_token_id = list(texts.eos_ids)
     rank = int(state().process_index)
     return Prepared(stage, data, scorers, model, texts, rank, processes(), None)

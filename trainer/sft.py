@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kardiabench.errors import ConfigError, PreflightError
-from kardiabench.models.local.loading import end_ids
-from kardiabench.prompts import PromptPlan
 from kardiabench.records import Turn
 from trainer.arguments import (
     common_arguments,
     load_policy,
     lora_config,
+    make_texts,
     policy_identity,
     processes,
     state,
@@ -97,12 +96,7 @@ def check(stage: Sft, data: TrainingData) -> None:
 def prepare(stage: Sft, data: TrainingData, say: Say) -> Prepared:
     """Load the model; nothing is written yet."""
     model, tokenizer = _load(stage)
-    texts = Texts(
-        tokenizer,
-        PromptPlan(stage.data.system_prompt, content=stage.data.history_content),
-        end_ids(model.generation_config, tokenizer),
-        thinking=stage.thinking,
-    )
+    texts = make_texts(stage, model, tokenizer)
     return Prepared(stage, data, say, model, texts, None)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import altair as alt
 
-from leaderboard.charts.hardening import UnsafeSvgError, hardened
+from kardiabench.svg import UnsafeSvgError, hardened
 from leaderboard.charts.labels import shortened
 
 __all__ = ["UnsafeSvgError", "hardened"]
