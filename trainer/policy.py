@@ -100,6 +100,8 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
         return output
 
     def _last_divergence(self) -> float | None:
+        if not self.beta:  # TRL measures none then, and the whole log would be looked through
+            return None
         logged = (entry["kl"] for entry in reversed(self.state.log_history) if "kl" in entry)
         return next(logged, None)
 
